@@ -78,7 +78,7 @@ class Delete:
 Operation = Insert | Upsert | Replace | Merge | Delete
 
 
-class Conflict(Exception):  # noqa: N818 - the field's word
+class Conflict(Exception):
     """A row was not as the operation demanded (see the module's contract for "perhaps it was me")."""
 
 
