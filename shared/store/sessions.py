@@ -1,0 +1,771 @@
+"""Sessions: one row per session, partitioned by account, and the account row ``!``.
+
+The account row makes a sign-out and a sign-in exclude each other.
+
+The rules that everything rests on:
+- only ``create`` inserts a session, in one transaction with the account row under the ETag that was seen;
+- whatever happens later updates the row under its ETag, so nothing brings a deleted row back;
+- no row, no session: deleting the row is the sign-out.
+
+Who may ask for what, and in which order the wings act, is ``flows``.  The pointers to these rows are ``index.py``.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from shared.errors import NotSignedIn, SignedOutMeanwhile, StorageUnavailable
+from shared.store.index import VERSION, Index, Pointer, end_key, exp_key, keys_of, oid_key, sid_key, sub_key
+from shared.store.sealing import OVERHEAD, BrokenSealError, KeyRing, UnknownKeyError, digest
+from shared.store.table import (
+    TRANSACTION_LIMIT,
+    Conflict,
+    Delete,
+    Insert,
+    Merge,
+    Operation,
+    Replace,
+    Row,
+    RowChanged,
+    RowExists,
+    RowMissing,
+    Table,
+    Value,
+)
+
+log = logging.getLogger(__name__)
+
+ACCOUNT_ROW = "!"
+FLOW_LIFETIME = timedelta(minutes=10)
+"""How long a sign-in may be under way; its sealed cookie lives as long."""
+CLOCK_LEEWAY = timedelta(minutes=5)
+"""How far the clocks of two instances may be apart."""
+KEEP_ENDED = FLOW_LIFETIME + CLOCK_LEEWAY
+"""How long the mark of a sign-out has to stay: no older sign-in can come back after it."""
+LEASE = timedelta(seconds=30)
+LEASE_NEEDED = timedelta(seconds=12)
+"""What must be left of a lease to begin a token request (10 s) and to write its result."""
+PART = 60_000
+"""Bytes of one sealed part: a property holds 64 KiB."""
+CACHE_LIMIT = 14 * (PART - OVERHEAD)
+"""Bytes of a token cache before sealing: an entity holds 1 MiB and the rest of the row needs its share."""
+ID_TOKEN_LIMIT = 6 * 1024
+"""Bytes; a longer ID token would not fit into the ``id_token_hint`` of a URL and is not kept."""
+_CONFLICTS = 12
+_MARKS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who signed in, as the provider said; sealed.  ``issued_at`` is the ID token's ``iat`` in seconds since 1970."""
+
+    issuer: str
+    sub: str
+    oid: str | None
+    tid: str | None
+    sid: str | None
+    name: str
+    username: str
+    login_hint: str | None
+    user_agent: str
+    issued_at: float
+    id_token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """An opened session.  ``cache`` is MSAL's token cache (JSON), b"" where only a listing was read."""
+
+    account: str
+    id: str
+    etag: str
+    key_id: str
+    secret_hash: str = field(repr=False)
+    created_at: datetime
+    auth_time: datetime
+    expires_at: datetime
+    idle_expires_at: datetime
+    index_keys: tuple[str, ...]
+    identity: Identity
+    cache: bytes = field(repr=False)
+    generation: str
+    lease: str
+    lease_until: datetime | None
+
+    def expired(self, now: datetime) -> bool:
+        """Whether the session counts as gone."""
+        return now >= self.expires_at or now >= self.idle_expires_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a cookie claims: where the row is, and the hash of the secret that proves it."""
+
+    account: str
+    session_id: str
+    secret_hash: str = field(repr=False)
+
+    def fits(self, row: Row) -> bool:
+        """Whether the secret is the row's, in constant time."""
+        stored = row.values.get("SecretHash")
+        return isinstance(stored, str) and hmac.compare_digest(stored.encode(), self.secret_hash.encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """A sign-in that the provider vouched for.
+
+    ``backchannel``: the provider has back-channel logout.  ``had`` is the session this browser had when the flow started.
+    """
+
+    account: str
+    secret_hash: str = field(repr=False)
+    flow_started_at: datetime
+    auth_time: datetime
+    identity: Identity
+    cache: bytes = field(repr=False)
+    session_state: str | None
+    backchannel: bool
+    had: Claim | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """A partition as it was listed: this app's session rows, tombstones, and the account row."""
+
+    rows: tuple[Row, ...]
+    tombstones: frozenset[str]
+    account_row: Row | None
+
+
+def secret_hash(secret: str) -> str:
+    """SHA-256 of the cookie's secret, 64 hex digits: what the row keeps of it."""
+    return hashlib.sha256(secret.encode("ascii", "replace")).hexdigest()
+
+
+def account_key(home_account_id: str, issuer: str, sub: str) -> str:
+    """The PartitionKey of a person: ``home_account_id`` where it can be a key, else ``~`` and a hash of issuer and ``sub``.
+
+    B2C policies give an empty user part or one led by ``-`` or ``.``; two people must never share such a partition.
+    No case folding: ``AbC`` and ``aBc`` are two people.
+    """
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", home_account_id):
+        return home_account_id
+    return "~" + digest(issuer, sub)
+
+
+class Sessions:
+    """The sessions table of one app."""
+
+    def __init__(
+        self,
+        *,
+        table: Table,
+        index: Index,
+        ring: KeyRing,
+        app: str,
+        issuer: str,
+        idle: timedelta,
+        absolute: timedelta,
+        per_account: int,
+        not_before: datetime | None,
+    ) -> None:
+        self._table = table
+        self._index = index
+        self._ring = ring
+        self._app = app
+        self._issuer = issuer
+        self._idle = idle
+        self._absolute = absolute
+        self._per_account = per_account
+        self._not_before = not_before
+        self._ended_at = f"EndedAt_{app}"  # apps that share the tables share the account row, not their sign-outs
+        self._columns = [
+            *("V", "App", "KeyId", "SecretHash", "CreatedAt", "AuthTime", "ExpiresAt", "IdleExpiresAt", "IndexKeys"),
+            *("Identity", "Tombstone", "Marks", "EndedAt", self._ended_at),
+        ]
+
+    # -- reading
+
+    def read(self, claim: Claim) -> SessionRow | None:
+        """The session that the claim proves, expired or not: one point read.
+
+        A row that does not open though its key is known is removed; one of an unknown key, version or app is left alone.
+        """
+        row = self._table.read(claim.account, claim.session_id)
+        if row is None or not self._is_session(row) or not claim.fits(row):
+            return None
+        return self._open_or_remove(row)
+
+    def listing(self, account: str, *, caches: bool = False) -> Listing:
+        """The account's rows of this app, without their token caches unless asked for: one storage request."""
+        rows = self._table.list(account, columns=None if caches else self._columns)
+        return Listing(
+            rows=tuple(row for row in rows if self._is_mine(row)),
+            tombstones=frozenset(row.key for row in rows if "Tombstone" in row.values and row.values.get("App") == self._app),
+            account_row=next((row for row in rows if row.key == ACCOUNT_ROW), None),
+        )
+
+    def open(self, row: Row) -> SessionRow | None:
+        """The listed row as a session; None where it does not open or is of another version.  Changes nothing."""
+        try:
+            return self._open(row) if self._is_session(row) else None
+        except (BrokenSealError, UnknownKeyError):
+            return None
+
+    def is_live(self, session: SessionRow, now: datetime) -> bool:
+        """Whether the session still counts: neither expired nor from before ``SESSIONS_NOT_BEFORE``."""
+        return not session.expired(now) and (self._not_before is None or session.created_at >= self._not_before)
+
+    def ended_at(self, listing: Listing) -> datetime | None:
+        """When this app last signed the account out."""
+        value = listing.account_row.values.get(self._ended_at) if listing.account_row is not None else None
+        return value if isinstance(value, datetime) else None
+
+    # -- signing in
+
+    def create(self, new: NewSession, *, now: datetime) -> tuple[SessionRow, int]:
+        """Inserts a session, unless a sign-out came since its flow started.  Returns it and how many others it replaced.
+
+        1. Write the index rows: from here on every sign-out can find what is about to be inserted.
+        2. List the partition and read the back-channel's marks: a sign-out that came before is seen here ...
+        3. ... and one that comes after changes the account row, so the one transaction that inserts fails and we list again.
+
+        Raises:
+            SignedOutMeanwhile: the sign-out wins; nothing is left of this sign-in.
+            StorageUnavailable: nothing is signed in; what may have been written has no cookie and expires.
+        """
+        session_id = secrets.token_urlsafe(16)
+        mark = secrets.token_urlsafe(9)
+        session = SessionRow(
+            account=new.account,
+            id=session_id,
+            etag="",
+            key_id=self._ring.current,
+            secret_hash=new.secret_hash,
+            created_at=now,
+            auth_time=new.auth_time,
+            expires_at=now + self._absolute,
+            idle_expires_at=min(now + self._idle, now + self._absolute),
+            index_keys=(),
+            identity=new.identity,
+            cache=new.cache,
+            generation=mark,
+            lease="",
+            lease_until=None,
+        )
+        session = replace(session, index_keys=self._index_keys(session, new))
+        self._index.point(self._pointer(session), session.index_keys)
+        try:
+            replaced = self._insert(session, new, mark)
+        except SignedOutMeanwhile:
+            self._index.forget((key, session_id) for key in session.index_keys)
+            raise
+        except StorageUnavailable:
+            self._abandon(session)
+            raise
+        self._index.forget(_index_rows(replaced))
+        return session, len(replaced)
+
+    def _insert(self, session: SessionRow, new: NewSession, mark: str) -> Sequence[Row]:
+        listing = self.listing(session.account)
+        if new.backchannel and self._ended_by_backchannel(new):
+            raise SignedOutMeanwhile("back-channel logout since the sign-in started")
+        leaving: Sequence[Row] = ()
+        for _ in range(_CONFLICTS):
+            if self._has_mark(listing, mark):
+                # The transaction was carried out and its answer lost.  No row: it has been signed out since.
+                if any(row.key == session.id for row in listing.rows):
+                    return leaving
+                raise SignedOutMeanwhile("signed out right after the sign-in")
+            ended_at = self.ended_at(listing)
+            if ended_at is not None and ended_at >= new.flow_started_at:
+                raise SignedOutMeanwhile("the account was signed out since the sign-in started")
+            if session.id in listing.tombstones:
+                raise SignedOutMeanwhile("the session was signed out before it was there")
+            leaving = self._to_replace(listing, session, new)
+            try:
+                self._table.transact(
+                    session.account,
+                    [
+                        Insert(key=session.id, values=self._values(session)),
+                        self._account_operation(listing, mark),
+                        *(Delete(key=row.key) for row in leaving),
+                    ],
+                )
+            except Conflict:
+                listing = self.listing(session.account)
+                continue
+            return leaving
+        raise StorageUnavailable("sign-in: too many conflicts")
+
+    def _ended_by_backchannel(self, new: NewSession) -> bool:
+        identity = new.identity
+        names = [("sub", identity.sub), *([("sid", identity.sid)] if identity.sid else [])]
+        who = digest(self._issuer, identity.sub)
+        ends = [self._index.ended_at(end_key(self._issuer, name, value), sub=who) for name, value in names]
+        return any(end is not None and end >= new.flow_started_at for end in ends)
+
+    def _to_replace(self, listing: Listing, session: SessionRow, new: NewSession) -> list[Row]:
+        """The rows that this sign-in ends: the same browser's, and the oldest over the limit."""
+        same_browser = {key for key in session.index_keys if key.startswith("sid:")}
+        leaving = [
+            row
+            for row in listing.rows
+            if same_browser & set(keys_of(row))
+            or (new.had is not None and new.had.account == session.account and _is_claimed(new.had, row))
+        ]
+        names = {row.key for row in leaving}
+        staying = sorted((row for row in listing.rows if row.key not in names), key=_created_at)
+        surplus = max(0, len(staying) - (self._per_account - 1))
+        return (leaving + staying[:surplus])[: TRANSACTION_LIMIT - 2]
+
+    def _index_keys(self, session: SessionRow, new: NewSession) -> tuple[str, ...]:
+        identity = session.identity
+        keys = [exp_key(session.idle_expires_at, session.id)]
+        keys += [sid_key(self._issuer, sid) for sid in dict.fromkeys((identity.sid, new.session_state)) if sid]
+        if new.backchannel:
+            keys.append(sub_key(self._issuer, identity.sub))
+        if identity.oid and identity.tid and f"{identity.oid}.{identity.tid}" != session.account:
+            keys.append(oid_key(identity.tid, identity.oid))
+        return tuple(keys)
+
+    def _abandon(self, session: SessionRow) -> None:
+        """Nobody knows whether the row is there; nobody has its cookie.  Its index rows stay for the sweep."""
+        try:
+            self._table.write(session.account, Delete(key=session.id))
+        except (Conflict, StorageUnavailable) as error:
+            log.info("an abandoned sign-in is left for the sweep: %s", type(error).__name__)
+
+    def _pointer(self, session: SessionRow) -> Pointer:
+        identity = session.identity
+        return Pointer(
+            account=session.account,
+            session_id=session.id,
+            issuer=identity.issuer,
+            sub=digest(self._issuer, identity.sub),
+            sid=digest(self._issuer, identity.sid) if identity.sid else "",
+        )
+
+    # -- a session in use
+
+    def slide(self, session: SessionRow, *, now: datetime) -> SessionRow:
+        """Moves the idle limit, at most once per tenth of the idle time; seals anew where the key is not the current one.
+
+        Raises:
+            NotSignedIn: the row is gone.
+        """
+        until = min(now + self._idle, session.expires_at)
+        if until - session.idle_expires_at < self._idle / 10:
+            return session
+        moved = replace(session, idle_expires_at=until)
+        try:
+            if session.key_id == self._ring.current:
+                etag = self._table.write(
+                    session.account, Merge(key=session.id, values={"IdleExpiresAt": until}, etag=session.etag)
+                )
+            else:
+                moved = replace(moved, key_id=self._ring.current)
+                etag = self._table.write(
+                    session.account, Replace(key=session.id, values=self._values(moved), etag=session.etag)
+                )
+        except RowMissing as error:
+            raise NotSignedIn("signed out during the request") from error
+        except (RowChanged, StorageUnavailable) as error:
+            # Somebody else wrote, or nobody can: the session was there, and the next request slides it.
+            log.info("idle limit not moved: %s", type(error).__name__)
+            return session
+        return replace(moved, etag=etag)
+
+    def take_lease(self, session: SessionRow, *, now: datetime) -> SessionRow | None:
+        """Makes the caller the one that redeems the refresh token for 30 s; None where the row changed meanwhile.
+
+        Raises:
+            NotSignedIn: the row is gone.
+        """
+        lease = secrets.token_urlsafe(9)
+        until = now + LEASE
+        try:
+            etag = self._table.write(
+                session.account, Merge(key=session.id, values={"Lease": lease, "LeaseUntil": until}, etag=session.etag)
+            )
+        except RowMissing as error:
+            raise NotSignedIn("signed out before the refresh") from error
+        except RowChanged:
+            now_there = self._reread(session)
+            return now_there if now_there is not None and now_there.lease == lease else None
+        return replace(session, etag=etag, lease=lease, lease_until=until)
+
+    def write_tokens(self, session: SessionRow, cache: bytes) -> SessionRow:
+        """Writes a token cache and gives the lease back; ``session`` is the one with the lease.
+
+        Where the row changed meanwhile (its idle limit, its index keys) while the lease and the cache generation are still the
+        same, the tokens go into the row as it is now, without a new token request.
+
+        Raises:
+            NotSignedIn: the row is gone, the tokens are dropped.
+        """
+        generation = secrets.token_urlsafe(9)
+        base: SessionRow | None = session
+        for _ in range(_CONFLICTS):
+            if base is None:
+                raise NotSignedIn("signed out during the refresh")
+            if base.generation == generation:
+                return base  # written, and the answer was lost
+            if (base.lease, base.generation) != (session.lease, session.generation):
+                return base  # somebody else's tokens are newer than ours
+            fresh = replace(base, cache=cache, generation=generation, lease="", lease_until=None, key_id=self._ring.current)
+            try:
+                etag = self._table.write(session.account, Replace(key=session.id, values=self._values(fresh), etag=base.etag))
+            except Conflict:
+                base = self._reread(session)
+                continue
+            return replace(fresh, etag=etag)
+        raise StorageUnavailable("refresh: too many conflicts")
+
+    def _reread(self, session: SessionRow) -> SessionRow | None:
+        row = self._table.read(session.account, session.id)
+        return self.open(row) if row is not None else None
+
+    def release_lease(self, session: SessionRow) -> None:
+        """Gives the lease back after a token request that failed, so that others need not wait for it to run out."""
+        try:
+            self._table.write(
+                session.account,
+                Merge(key=session.id, values={"Lease": "", "LeaseUntil": session.created_at}, etag=session.etag),
+            )
+        except (Conflict, StorageUnavailable) as error:
+            log.info("lease not released, it runs out by itself: %s", type(error).__name__)
+
+    # -- signing out
+
+    def end_account(
+        self, account: str, *, now: datetime, requester: str = "", listing: Listing | None = None, caches: bool = False
+    ) -> list[Row]:
+        """Ends every session of the account and refuses every sign-in that is under way.  Returns the rows that are gone.
+
+        Each round is one transaction: the account row under its ETag with ``EndedAt``, and up to 99 deletions, the requester's own
+        row in the last one, so that a sign-out that was cut short can be repeated.
+
+        Raises:
+            StorageUnavailable: the sign-out is not complete; it can be repeated.
+        """
+        listing = self.listing(account, caches=caches) if listing is None else listing
+        filed = not listing.rows
+        if filed:
+            self._file_account(account, now=now)  # nothing else would lead the sweep to the account row
+        mark = secrets.token_urlsafe(9)
+        gone: dict[str, Row] = {}
+        batch: Sequence[Row] = ()
+        conflicts = 0
+        while True:
+            if self._has_mark(listing, mark):
+                gone.update((row.key, row) for row in batch)
+                if not listing.rows:
+                    break
+                mark = secrets.token_urlsafe(9)
+            waiting = sorted(listing.rows, key=lambda row: row.key == requester)
+            batch = waiting[: TRANSACTION_LIMIT - 1]
+            try:
+                if conflicts < _CONFLICTS // 2:
+                    self._table.transact(
+                        account,
+                        [self._account_operation(listing, mark, ended_at=now), *(Delete(key=row.key) for row in batch)],
+                    )
+                else:
+                    self._end_one_by_one(account, listing, batch, mark, now)
+            except Conflict as error:
+                conflicts += 1
+                if conflicts >= _CONFLICTS:
+                    raise StorageUnavailable("sign-out: too many conflicts") from error
+                listing = self.listing(account, caches=caches)
+                continue
+            gone.update((row.key, row) for row in batch)
+            if len(waiting) == len(batch):
+                break
+            listing = self.listing(account, caches=caches)
+            mark = secrets.token_urlsafe(9)
+            conflicts = 0
+        self._clean_up(account, list(gone.values()), now=now, filed=filed)
+        return list(gone.values())
+
+    def _end_one_by_one(self, account: str, listing: Listing, batch: Sequence[Row], mark: str, now: datetime) -> None:
+        """What is left when the transaction lost every race: the mark first, then each row by itself."""
+        self._table.write(account, self._account_operation(listing, mark, ended_at=now))
+        for row in batch:
+            try:
+                self._table.write(account, Delete(key=row.key))
+            except RowMissing:
+                continue
+
+    def end_session(self, account: str, session_id: str, *, now: datetime, pointed: bool = False) -> Row | None:
+        """Ends one session and leaves the account's others alone.  Returns its row, None where there was none.
+
+        ``pointed``: an index row led here.  Then a sign-in may be about to insert that session, and a tombstone under its keys
+        makes its transaction fail.
+
+        Raises:
+            StorageUnavailable: the sign-out is not done; it can be repeated.
+        """
+        row: Row | None = None
+        for _ in range(_CONFLICTS):
+            found = self._table.read(account, session_id)
+            if found is not None and not self._is_mine(found):
+                break  # a tombstone, or another app's
+            if found is None and (row is not None or not pointed):
+                break
+            try:
+                if found is not None:
+                    row = found
+                    self._table.write(account, Delete(key=session_id))
+                else:
+                    self._bury(account, session_id, now=now)
+            except RowMissing:
+                break
+            except RowExists:
+                continue  # the sign-in was quicker than the tombstone: its row is there now
+            break
+        else:
+            raise StorageUnavailable("sign-out: too many conflicts")
+        if row is not None:
+            self._clean_up(account, [row], now=now, filed=False)
+        return row
+
+    def end_known(self, session: SessionRow, *, now: datetime) -> None:
+        """Ends one session that was read, whatever became of it since.
+
+        Raises:
+            StorageUnavailable: the sign-out is not done; it can be repeated.
+        """
+        with contextlib.suppress(RowMissing):
+            self._table.write(session.account, Delete(key=session.id))
+        self._clean_up_rows(session.account, [(key, session.id) for key in session.index_keys], now=now)
+
+    def end_if_unchanged(self, session: SessionRow, *, now: datetime) -> bool:
+        """Ends a session whose refresh token is dead, unless somebody else gave it new tokens meanwhile."""
+        try:
+            self._table.write(session.account, Delete(key=session.id, etag=session.etag))
+        except RowChanged:
+            return False
+        except RowMissing:
+            return True
+        rows = [(key, session.id) for key in session.index_keys]
+        self._clean_up_rows(session.account, rows, now=now)
+        return True
+
+    def _bury(self, account: str, session_id: str, *, now: datetime) -> None:
+        self._index.due_later(kind="tombstone", account=account, session_id=session_id, when=now + KEEP_ENDED)
+        values: dict[str, Value] = {"V": VERSION, "App": self._app, "Tombstone": True, "EndedAt": now}
+        self._table.write(account, Insert(key=session_id, values=values))
+
+    # -- after a sign-out: nothing of the account but its ``!`` row and the row that will sweep it
+
+    def _clean_up(self, account: str, gone: Iterable[Row], *, now: datetime, filed: bool) -> None:
+        self._clean_up_rows(account, _index_rows(gone), now=now, filed=filed)
+
+    def _clean_up_rows(self, account: str, rows: Iterable[tuple[str, str]], *, now: datetime, filed: bool = False) -> None:
+        """Files the account row and forgets the index rows.  The sign-out is done already: a failure is only logged."""
+        try:
+            if not filed:
+                self._file_account(account, now=now)
+        except StorageUnavailable as error:
+            log.warning("index rows are left for the sweep: %s", error)
+            return
+        self._index.forget(rows)
+
+    def _file_account(self, account: str, *, now: datetime) -> None:
+        self._index.due_later(kind="account", account=account, when=now + KEEP_ENDED)
+
+    # -- sweeping: ``flows/sweep.py`` decides, these act
+
+    def sweep_session(self, account: str, session_id: str, *, now: datetime, filed_under: str) -> bool:
+        """Removes a session that has expired, files one that slid anew.  Returns whether its old ``exp:`` row may go.
+
+        Raises:
+            StorageUnavailable: the next sweep goes on here.
+        """
+        row = self._table.read(account, session_id)
+        if row is None or not self._is_mine(row):
+            return True
+        due = min(_time_or_never(row, "IdleExpiresAt"), _time_or_never(row, "ExpiresAt"))
+        if due <= now or (self._not_before is not None and _created_at(row) < self._not_before):
+            try:
+                self._table.write(account, Delete(key=session_id, etag=row.etag))
+            except Conflict:
+                return False  # it slid just now, or is gone: the next sweep sees
+            self._index.forget((key, session_id) for key in keys_of(row) if key != filed_under)
+            return True
+        return self._refile(row, due, filed_under)
+
+    def _refile(self, row: Row, due: datetime, filed_under: str) -> bool:
+        filed = exp_key(due, row.key)
+        if filed == filed_under:
+            return False
+        keys = (filed, *(key for key in keys_of(row) if not key.startswith("exp:")))
+        self._index.file(keys, account=row.partition, session_id=row.key)
+        try:
+            self._table.write(row.partition, Merge(key=row.key, values={"IndexKeys": json.dumps(keys)}, etag=row.etag))
+        except Conflict:
+            return False  # both rows stay: a session that nothing leads to would be worse
+        return True
+
+    def sweep_tombstone(self, account: str, session_id: str) -> None:
+        """Removes a tombstone whose sign-in can no longer come."""
+        row = self._table.read(account, session_id)
+        if row is not None and "Tombstone" in row.values:
+            with contextlib.suppress(Conflict):
+                self._table.write(account, Delete(key=session_id, etag=row.etag))
+
+    def sweep_account(self, account: str, *, now: datetime) -> None:
+        """Removes the account row where no session is left and no sign-in older than the last sign-out can come back.
+
+        Read first, list then: a sign-in after the reading changes the row, and the deletion under its ETag fails.
+        """
+        row = self._table.read(account, ACCOUNT_ROW)
+        if row is None:
+            return
+        if any(other.key != ACCOUNT_ROW for other in self._table.list(account, columns=("App",))):
+            return  # that row's own ``exp:`` row leads here again
+        ends = [value for name, value in row.values.items() if name.startswith("EndedAt") and isinstance(value, datetime)]
+        if any(end > now - KEEP_ENDED for end in ends):
+            self._file_account(account, now=now)
+            return
+        with contextlib.suppress(Conflict):
+            self._table.write(account, Delete(key=ACCOUNT_ROW, etag=row.etag))
+
+    # -- rows
+
+    def _is_mine(self, row: Row) -> bool:
+        """A session of this app, of whatever version or key: what a sign-out ends."""
+        return row.key != ACCOUNT_ROW and row.values.get("App") == self._app and "Tombstone" not in row.values
+
+    def _is_session(self, row: Row) -> bool:
+        """A session of this app that this release can read."""
+        return self._is_mine(row) and row.values.get("V") == VERSION
+
+    def _has_mark(self, listing: Listing, mark: str) -> bool:
+        return listing.account_row is not None and mark in str(listing.account_row.values.get("Marks", "")).split()
+
+    def _account_operation(self, listing: Listing, mark: str, *, ended_at: datetime | None = None) -> Operation:
+        """The write of the account row that goes with every sign-in and sign-out, under the ETag that was seen."""
+        row = listing.account_row
+        before = str(row.values.get("Marks", "")).split() if row is not None else []
+        values: dict[str, Value] = {"Marks": " ".join([*before, mark][-_MARKS:])}
+        if ended_at is not None:
+            earlier = (row.values.get(name) if row is not None else None for name in ("EndedAt", self._ended_at))
+            shared, own = (max(ended_at, time) if isinstance(time, datetime) else ended_at for time in earlier)
+            values |= {"EndedAt": shared, self._ended_at: own}
+        if row is None:
+            return Insert(key=ACCOUNT_ROW, values={"V": VERSION, "App": self._app, **values})
+        return Merge(key=ACCOUNT_ROW, values=values, etag=row.etag)
+
+    def _values(self, session: SessionRow) -> dict[str, Value]:
+        """The whole row, sealed with the current key."""
+
+        def seal(name: str, plain: bytes) -> bytes:
+            return self._ring.seal(plain, *self._place(session.account, session.id, session.secret_hash, name))
+
+        identity = json.dumps(asdict(session.identity), ensure_ascii=False, separators=(",", ":"))
+        step = PART - OVERHEAD
+        parts = [session.cache[start : start + step] for start in range(0, len(session.cache), step)]
+        values: dict[str, Value] = {
+            "V": VERSION,
+            "App": self._app,
+            "KeyId": self._ring.current,
+            "SecretHash": session.secret_hash,
+            "CreatedAt": session.created_at,
+            "AuthTime": session.auth_time,
+            "ExpiresAt": session.expires_at,
+            "IdleExpiresAt": session.idle_expires_at,
+            "IndexKeys": json.dumps(session.index_keys),
+            "Identity": seal("Identity", identity.encode("utf-8", "surrogatepass")),
+            "CacheParts": len(parts),
+            "Generation": session.generation,
+            **{f"Cache{n}": seal(f"Cache{n}/{len(parts)}", part) for n, part in enumerate(parts)},
+        }
+        if session.lease and session.lease_until is not None:
+            values |= {"Lease": session.lease, "LeaseUntil": session.lease_until}
+        return values
+
+    def _open_or_remove(self, row: Row) -> SessionRow | None:
+        try:
+            return self._open(row)
+        except UnknownKeyError as error:
+            log.warning("a session is sealed with a key that is not in SEALING_KEYS: %s", error)
+        except BrokenSealError as error:
+            log.warning("a session that does not open is removed: %s", error)
+            try:
+                self._table.write(row.partition, Delete(key=row.key, etag=row.etag))
+            except Conflict:
+                log.info("it changed meanwhile")
+        return None
+
+    def _open(self, row: Row) -> SessionRow:
+        values = row.values
+        try:
+            stored_hash = str(values["SecretHash"])
+            key_id = str(values["KeyId"])
+
+            def unseal(name: str, column: str) -> bytes:
+                sealed = values[column]
+                place = self._place(row.partition, row.key, stored_hash, name)
+                return self._ring.open(key_id, sealed if isinstance(sealed, bytes) else b"", *place)
+
+            identity = Identity(**json.loads(unseal("Identity", "Identity").decode("utf-8", "surrogatepass")))
+            parts = int(str(values["CacheParts"])) if "CacheParts" in values else 0
+            until = values.get("LeaseUntil")
+            return SessionRow(
+                account=row.partition,
+                id=row.key,
+                etag=row.etag,
+                key_id=key_id,
+                secret_hash=stored_hash,
+                created_at=_time(values, "CreatedAt"),
+                auth_time=_time(values, "AuthTime"),
+                expires_at=_time(values, "ExpiresAt"),
+                idle_expires_at=_time(values, "IdleExpiresAt"),
+                index_keys=keys_of(row),
+                identity=identity,
+                cache=b"".join(unseal(f"Cache{n}/{parts}", f"Cache{n}") for n in range(parts)),
+                generation=str(values.get("Generation", "")),
+                lease=str(values.get("Lease", "")),
+                lease_until=until if isinstance(until, datetime) else None,
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise BrokenSealError(type(error).__name__) from error
+
+    def _place(self, account: str, session_id: str, stored_hash: str, name: str) -> tuple[str, ...]:
+        # The secret's hash is bound too: whoever can write the table cannot put a secret of their own before the tokens.
+        return ("session", str(VERSION), self._app, account, session_id, stored_hash, name)
+
+
+def _is_claimed(claim: Claim, row: Row) -> bool:
+    return row.key == claim.session_id and claim.fits(row)
+
+
+def _index_rows(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    return [(key, row.key) for row in rows for key in keys_of(row)]
+
+
+def _created_at(row: Row) -> datetime:
+    value = row.values.get("CreatedAt")
+    return value if isinstance(value, datetime) else datetime.min.replace(tzinfo=UTC)
+
+
+def _time_or_never(row: Row, name: str) -> datetime:
+    value = row.values.get(name)
+    return value if isinstance(value, datetime) else datetime.max.replace(tzinfo=UTC)
+
+
+def _time(values: Mapping[str, Value], name: str) -> datetime:
+    value = values[name]
+    if not isinstance(value, datetime):
+        raise TypeError(name)
+    return value
