@@ -11,8 +11,8 @@ class ProviderSettings:
     """The part of the settings that concerns the provider; secrets stay out of ``repr``.
 
     ``oidc`` says which of ``OIDC_AUTHORITY`` (true) and ``AUTHORITY`` the ``authority`` came from.  One of ``client_secret``,
-    ``client_certificate`` (PEM text with key and certificate, or a PFX in base64) and ``client_managed_identity`` (the client id
-    of a user-assigned identity, or ``system``) is given.
+    ``client_certificate`` (PEM text with key and certificate, or a PFX in base64) and ``client_managed_identity`` (the client
+    id of a user-assigned identity that the app registration trusts) is given.
     """
 
     authority: str
@@ -99,9 +99,10 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogoutToken:
-    """A logout token that passed every check (OpenID Connect Back-Channel Logout 1.0, section 2.6).
+    """A logout token that passed every check but one (OpenID Connect Back-Channel Logout 1.0, section 2.6).
 
-    ``issuer`` is the concrete one; at least one of ``sub`` and ``sid`` is there.  Whether ``jti`` was seen before is the caller's to check.
+    ``issuer`` is the concrete one; at least one of ``sub`` and ``sid`` is there.  Whether ``jti`` was seen before is the
+    caller's to check.
     """
 
     issuer: str
@@ -110,3 +111,12 @@ class LogoutToken:
     jti: str
     issued_at: datetime
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A token that a key of the provider signed.  ``key_issuer`` is the issuer that Entra ID binds some keys to."""
+
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any] = field(repr=False)
+    key_issuer: str | None

@@ -1,0 +1,134 @@
+"""A value that is fetched from the provider and kept: metadata, keys.
+
+Owns when to ask again and who waits; it does no I/O of its own.
+
+One thread fetches, the others use what is there.  While the provider is down the old value serves on, and nobody asks again
+before a pause is over: a provider that hangs must not take one thread after the other.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from shared import limits
+from shared.errors import ProviderFailed, ProviderUnavailable
+
+T = TypeVar("T")
+
+PATIENCE = 3.0
+"""Seconds to wait for another thread's fetch when there is no value yet."""
+RENEWAL = 2.0
+"""Seconds for the fetch of a newer value while the old one would do."""
+AFTER_FAILURE = 5.0
+"""Seconds before the provider is asked again after a failure when there is no value yet."""
+
+
+class Kept(Generic[T]):
+    """A value of type ``T`` from ``fetch``, which raises ``ProviderUnavailable`` or ``ProviderFailed``.
+
+    ``max_age`` and ``pause`` are seconds: how long a value serves, and how long after a fetch no other one is made to find
+    a newer value.  Safe for threads.
+    """
+
+    def __init__(
+        self, fetch: Callable[[], T], *, max_age: float, pause: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fetch = fetch
+        self._max_age = max_age
+        self._pause = pause
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._value: tuple[float, T] | None = None
+        self._failure: tuple[float, type[ProviderUnavailable | ProviderFailed], str] | None = None
+
+    def peek(self) -> T | None:
+        """What is there, of any age."""
+        value = self._value
+        return None if value is None else value[1]
+
+    def get(self) -> T:
+        """The value; an old one is renewed if that goes quickly.
+
+        Raises:
+            ProviderUnavailable, ProviderFailed: there is none and it cannot be had.
+        """
+        value = self._value
+        if value is not None and self._clock() - value[0] < self._max_age:
+            return value[1]
+        if value is None:
+            return self._first()
+        if not self._failed_within(self._pause) and self._lock.acquire(blocking=False):
+            try:
+                with limits.within(RENEWAL):
+                    return self._ask()
+            except (ProviderUnavailable, ProviderFailed):
+                pass
+            finally:
+                self._lock.release()
+        return value[1]
+
+    def newer(self, than: T) -> T:
+        """A value fetched after ``than``, which lacks something.
+
+        Raises:
+            ProviderUnavailable: the last fetch is less than the pause ago, or the provider does not answer.
+            ProviderFailed: it did not answer properly.
+        """
+        with self._alone():
+            value = self._value
+            if value is not None and value[1] is not than:
+                return value[1]
+            if (value is not None and self._clock() - value[0] < self._pause) or self._failed_within(self._pause):
+                raise ProviderUnavailable("asked for a newer value only a moment ago")
+            return self._ask()
+
+    def confirm(self, max_age: float) -> T:
+        """The value, fetched no longer than ``max_age`` seconds ago.  Raises as ``get`` does, old value or not."""
+        value = self._value
+        if value is not None and self._clock() - value[0] < max_age:
+            return value[1]
+        with self._alone():
+            self._raise_recent_failure()
+            return self._ask()
+
+    def _first(self) -> T:
+        with self._alone():
+            if self._value is not None:
+                return self._value[1]
+            self._raise_recent_failure()
+            return self._ask()
+
+    def _alone(self) -> "_Turn":
+        return _Turn(self._lock)
+
+    def _ask(self) -> T:
+        try:
+            value = self._fetch()
+        except (ProviderUnavailable, ProviderFailed) as error:
+            self._failure = (self._clock(), type(error), str(error))
+            raise
+        self._value, self._failure = (self._clock(), value), None
+        return value
+
+    def _failed_within(self, seconds: float) -> bool:
+        return self._failure is not None and self._clock() - self._failure[0] < seconds
+
+    def _raise_recent_failure(self) -> None:
+        if self._failure is not None and self._failed_within(AFTER_FAILURE):
+            _, kind, detail = self._failure
+            raise kind(f"{detail} (a moment ago)")
+
+
+class _Turn:
+    """The lock, waited for with a limit."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=limits.left(PATIENCE)):
+            raise ProviderUnavailable("another request is still waiting for the provider")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
