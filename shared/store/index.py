@@ -38,7 +38,7 @@ def in_turn(calls: Sequence[Callable[[], object]]) -> None:
 class Pointer:
     """Where an index row points: a session of an account, and who vouched for whom.
 
-    ``issuer`` is the concrete one; ``sub`` and ``sid`` are ``digest(configured issuer, …)``, ``sid`` is "" where none is recorded.
+    ``issuer`` is the concrete one; ``sub`` and ``sid`` are ``digest(configured issuer, …)``; no ``sid`` recorded is "".
     """
 
     account: str

@@ -17,9 +17,10 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from shared.errors import NotSignedIn, SignedOutMeanwhile, StorageUnavailable
 from shared.store.index import VERSION, Index, Pointer, end_key, exp_key, keys_of, oid_key, sid_key, sub_key
@@ -74,6 +75,7 @@ class Identity:
     name: str
     username: str
     login_hint: str | None
+    home_account_id: str
     user_agent: str
     issued_at: float
     id_token: str | None = field(repr=False)
@@ -158,7 +160,16 @@ def account_key(home_account_id: str, issuer: str, sub: str) -> str:
     """
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", home_account_id):
         return home_account_id
+    return hashed_account_key(issuer, sub)
+
+
+def hashed_account_key(issuer: str, sub: str) -> str:
+    """The PartitionKey of a person whose ``home_account_id`` cannot be one."""
     return "~" + digest(issuer, sub)
+
+
+Spare = Callable[[Row], bool]
+"""Says of a session's row that a sign-out leaves it alone."""
 
 
 class Sessions:
@@ -447,17 +458,30 @@ class Sessions:
     # -- signing out
 
     def end_account(
-        self, account: str, *, now: datetime, requester: str = "", listing: Listing | None = None, caches: bool = False
+        self,
+        account: str,
+        *,
+        now: datetime,
+        requester: str = "",
+        listing: Listing | None = None,
+        caches: bool = False,
+        spare: Spare | None = None,
     ) -> list[Row]:
         """Ends every session of the account and refuses every sign-in that is under way.  Returns the rows that are gone.
 
-        Each round is one transaction: the account row under its ETag with ``EndedAt``, and up to 99 deletions, the requester's own
-        row in the last one, so that a sign-out that was cut short can be repeated.
+        Each round is one transaction: the account row under its ETag with ``EndedAt``, and up to 99 deletions, the requester's
+        own row in the last one, so that a sign-out that was cut short can be repeated.  ``listing`` saves the first list where
+        the caller has one; ``spare`` says which rows stay.
 
         Raises:
             StorageUnavailable: the sign-out is not complete; it can be repeated.
         """
-        listing = self.listing(account, caches=caches) if listing is None else listing
+
+        def listed() -> Listing:
+            found = self.listing(account, caches=caches)
+            return replace(found, rows=tuple(row for row in found.rows if spare is None or not spare(row)))
+
+        listing = listed() if listing is None else listing
         filed = not listing.rows
         if filed:
             self._file_account(account, now=now)  # nothing else would lead the sweep to the account row
@@ -485,12 +509,12 @@ class Sessions:
                 conflicts += 1
                 if conflicts >= _CONFLICTS:
                     raise StorageUnavailable("sign-out: too many conflicts") from error
-                listing = self.listing(account, caches=caches)
+                listing = listed()
                 continue
             gone.update((row.key, row) for row in batch)
             if len(waiting) == len(batch):
                 break
-            listing = self.listing(account, caches=caches)
+            listing = listed()
             mark = secrets.token_urlsafe(9)
             conflicts = 0
         self._clean_up(account, list(gone.values()), now=now, filed=filed)
@@ -505,7 +529,9 @@ class Sessions:
             except RowMissing:
                 continue
 
-    def end_session(self, account: str, session_id: str, *, now: datetime, pointed: bool = False) -> Row | None:
+    def end_session(
+        self, account: str, session_id: str, *, now: datetime, pointed: bool = False, spare: Spare | None = None
+    ) -> Row | None:
         """Ends one session and leaves the account's others alone.  Returns its row, None where there was none.
 
         ``pointed``: an index row led here.  Then a sign-in may be about to insert that session, and a tombstone under its keys
@@ -519,6 +545,8 @@ class Sessions:
             found = self._table.read(account, session_id)
             if found is not None and not self._is_mine(found):
                 break  # a tombstone, or another app's
+            if found is not None and spare is not None and spare(found):
+                break
             if found is None and (row is not None or not pointed):
                 break
             try:
@@ -585,36 +613,40 @@ class Sessions:
 
     # -- sweeping: ``flows/sweep.py`` decides, these act
 
-    def sweep_session(self, account: str, session_id: str, *, now: datetime, filed_under: str) -> bool:
-        """Removes a session that has expired, files one that slid anew.  Returns whether its old ``exp:`` row may go.
+    def sweep_session(
+        self, account: str, session_id: str, *, now: datetime, filed_under: str
+    ) -> Literal["gone", "filed", "later"]:
+        """Removes a session that has expired (``gone``), files one that slid by its new hour (``filed``).
+
+        ``later``: it changed just now, the next sweep sees.
 
         Raises:
             StorageUnavailable: the next sweep goes on here.
         """
         row = self._table.read(account, session_id)
         if row is None or not self._is_mine(row):
-            return True
+            return "gone"
         due = min(_time_or_never(row, "IdleExpiresAt"), _time_or_never(row, "ExpiresAt"))
-        if due <= now or (self._not_before is not None and _created_at(row) < self._not_before):
-            try:
-                self._table.write(account, Delete(key=session_id, etag=row.etag))
-            except Conflict:
-                return False  # it slid just now, or is gone: the next sweep sees
-            self._index.forget((key, session_id) for key in keys_of(row) if key != filed_under)
-            return True
-        return self._refile(row, due, filed_under)
+        if due > now and (self._not_before is None or _created_at(row) >= self._not_before):
+            return self._refile(row, due, filed_under)
+        try:
+            self._table.write(account, Delete(key=session_id, etag=row.etag))
+        except Conflict:
+            return "later"
+        self._index.forget((key, session_id) for key in keys_of(row) if key != filed_under)
+        return "gone"
 
-    def _refile(self, row: Row, due: datetime, filed_under: str) -> bool:
+    def _refile(self, row: Row, due: datetime, filed_under: str) -> Literal["filed", "later"]:
         filed = exp_key(due, row.key)
         if filed == filed_under:
-            return False
+            return "later"
         keys = (filed, *(key for key in keys_of(row) if not key.startswith("exp:")))
         self._index.file(keys, account=row.partition, session_id=row.key)
         try:
             self._table.write(row.partition, Merge(key=row.key, values={"IndexKeys": json.dumps(keys)}, etag=row.etag))
         except Conflict:
-            return False  # both rows stay: a session that nothing leads to would be worse
-        return True
+            return "later"  # both rows stay: a session that nothing leads to would be worse
+        return "filed"
 
     def sweep_tombstone(self, account: str, session_id: str) -> None:
         """Removes a tombstone whose sign-in can no longer come."""
