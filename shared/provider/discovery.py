@@ -62,7 +62,7 @@ def address(settings: ProviderSettings) -> str:
     if settings.oidc:
         return f"{settings.authority.rstrip('/')}/.well-known/openid-configuration"
     authority = trimmed(settings.authority)
-    version = "" if _is_adfs(authority) else "/v2.0"
+    version = "" if is_adfs(authority) else "/v2.0"
     return f"{authority}{version}/.well-known/openid-configuration"
 
 
@@ -81,7 +81,7 @@ def is_issuer(iss: str, metadata: ProviderMetadata) -> bool:
 
 
 def fetch(settings: ProviderSettings, get: Callable[[str], Any]) -> ProviderMetadata:
-    """Fetches and checks the metadata; ``get`` is ``HttpClient.get``.
+    """Fetches and checks the metadata; ``get`` is ``Http.get``.
 
     Raises:
         ProviderUnavailable: the provider does not answer.
@@ -142,13 +142,14 @@ def _endpoint(document: dict[str, Any], name: str, *, browser: bool = False) -> 
     return str(value)
 
 
-def _is_adfs(authority: str) -> bool:
+def is_adfs(authority: str) -> bool:
+    """Whether an ``AUTHORITY`` is AD FS, by the path that it always has."""
     return urlsplit(authority).path.strip("/").lower() == "adfs"
 
 
 def _forms(authority: str) -> list[str]:
     """Regular expressions of the issuers that an ``AUTHORITY`` may have."""
-    if _is_adfs(authority):
+    if is_adfs(authority):
         return [re.escape(authority)]
     url = urlsplit(authority)
     host, port = url.hostname or "", "" if url.port is None else f":{url.port}"

@@ -4,9 +4,13 @@ import base64
 import binascii
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import InteractionRequired, ProviderFailed
+from shared.provider.first_use import FirstUse
+
+if TYPE_CHECKING:
+    from shared.provider.http import Http
 
 _CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]{1,8192})"')
 
@@ -16,7 +20,7 @@ class Graph:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
-        self._http = first_use(_http)
+        self._http = FirstUse(_http)
 
     def me(self, token: str) -> dict[str, Any]:
         """The signed-in user's profile.

@@ -42,7 +42,7 @@ class Answer:
     headers: Mapping[str, str] = field(repr=False)
 
 
-class HttpClient:
+class Http:
     """A pool of connections; safe for threads."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """The provider's keys, and whether one of them signed a token (RFC 7515, RFC 7517).  The only importer of ``jwt``.
 
 Owns algorithms, key selection and the refetch for an unknown ``kid``.  What the claims must say is ``tokens``.  Of a token's
-header ``alg``, ``kid`` and ``typ`` are read and no more: ``jku``, ``x5u`` and ``jwk`` are never looked at, so no token makes us
-fetch an address or brings its own key.
+header ``alg``, ``kid`` and ``typ`` are read and no more: ``jku``, ``x5u`` and ``jwk`` are never looked at, so no token makes
+us fetch an address or brings its own key.
 """
 
 import base64
@@ -31,7 +31,7 @@ Jwk = Mapping[str, Any]
 
 
 class Keys:
-    """The keys at ``jwks_uri``, fetched by ``get`` (``HttpClient.get``) and kept; safe for threads."""
+    """The keys at ``jwks_uri``, fetched by ``get`` (``Http.get``) and kept; safe for threads."""
 
     def __init__(self, jwks_uri: str, get: Callable[[str], Any]) -> None:
         self._kept = Kept(lambda: _fetch(jwks_uri, get), max_age=MAX_AGE, pause=REFETCH_PAUSE)
