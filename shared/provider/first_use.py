@@ -1,4 +1,4 @@
-"""Making something when it is first needed, once for all threads: importing MSAL, requests and jwt takes a third of a second."""
+"""Making something when it is first needed, once for all threads: MSAL, requests and jwt take 0.3 s to import."""
 
 import threading
 from collections.abc import Callable
@@ -16,6 +16,7 @@ class FirstUse(Generic[T]):
         self._made: list[T] = []
 
     def __call__(self) -> T:
+        """What was made."""
         if not self._made:
             with self._lock:
                 if not self._made:
