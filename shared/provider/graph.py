@@ -12,6 +12,9 @@ from shared.provider.first_use import FirstUse
 if TYPE_CHECKING:
     from shared.provider.http import Http
 
+if TYPE_CHECKING:
+    from shared.provider.http import Http
+
 _CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]{1,8192})"')
 
 
@@ -32,7 +35,7 @@ class Graph:
         """
         answer = self._http().get(f"{self._endpoint}/me", headers={"Authorization": f"Bearer {token}"})
         if answer.status_code == 401:  # noqa: PLR2004 - Unauthorized
-            raise InteractionRequired("Graph refused the token", claims=challenge(answer.headers.get("WWW-Authenticate", "")))
+            raise InteractionRequired("Graph refused the token", claims=challenge(answer.headers.get("www-authenticate", "")))
         try:
             profile = json.loads(answer.text)
         except ValueError as error:
