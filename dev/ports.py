@@ -1,0 +1,68 @@
+"""Free ports on loopback."""
+
+import contextlib
+import socket
+import sys
+
+_EITHER = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+class PortTaken(Exception):
+    """Somebody listens there already."""
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens at ``port``, on either loopback address: a browser tries both for ``localhost``."""
+    return all(_free(family, address, port) for family, address in _EITHER)
+
+
+def _free(family: socket.AddressFamily, address: str, port: int) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0.5)
+        # On macOS a bind succeeds beside somebody who listens on all addresses.
+        with contextlib.suppress(OSError):
+            probe.connect((address, port))
+            return False
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections of the last run do not count
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return family == socket.AF_INET6 and not _has_ipv6()
+    return True
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def free() -> int:
+    """A free port that the system picks."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if is_free(port):
+            return port
+
+
+def choose(wanted: int | None, *, preferred: int) -> int:
+    """``wanted``, or else ``preferred`` or the next free one after it.
+
+    Raises:
+        PortTaken: ``wanted`` is not free, or a hundred ports in a row are not.
+    """
+    if wanted is not None:
+        if not is_free(wanted):
+            raise PortTaken(f"Port {wanted} is taken: end what listens there, or choose another one with --port.")
+        return wanted
+    for port in range(preferred, preferred + 100):
+        if is_free(port):
+            return port
+    raise PortTaken(f"The ports {preferred} to {preferred + 99} are all taken: choose another one with --port.")

@@ -1,0 +1,71 @@
+"""Fixtures for tests on real processes.  Nothing starts until a test asks for it, so that unit tests stay quick.
+
+``azurite``   the emulator, one for the whole run
+``provider``  the provider, one for the whole run; its switches and counters are as at the start in every test
+``stack``     starts apps (``stack.start_app``), which end with the test
+``app``       one app with the usual settings, for the whole run: for tests that need no settings of their own
+``agent``     a browser (``tests/support/user_agent.py``)
+
+With ``CI`` set a test that cannot run fails; elsewhere too: Azurite and the provider come with ``python -m dev test``.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev import stack as local
+from tests.support.stack import App, Azurite, Provider, Stack
+from tests.support.user_agent import UserAgent
+
+_provider: list[Provider] = []
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """The storage emulator: ``azurite.connection_string``."""
+    azurite = local.start_azurite(tmp_path_factory.mktemp("azurite"))
+    yield azurite
+    azurite.child.stop()
+
+
+@pytest.fixture(scope="session")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    """The identity provider, with nobody signed in at first."""
+    running = local.start_provider(tmp_path_factory.mktemp("provider"))
+    _provider.append(Provider(running))
+    yield _provider[0]
+    _provider.clear()
+    running.child.stop()
+
+
+@pytest.fixture(autouse=True)
+def _provider_as_it_was() -> Iterator[None]:
+    """Turns everything back that a test turned."""
+    for provider in _provider:
+        provider.reset()
+    yield
+    for provider in _provider:
+        provider.reset()
+
+
+@pytest.fixture
+def stack(azurite: Azurite, provider: Provider, tmp_path: Path) -> Iterator[Stack]:
+    """Starts apps that end with the test."""
+    stack = Stack(azurite, provider, tmp_path)
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture(scope="session")
+def app(azurite: Azurite, provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """One running app with the usual settings; use users of your own name, others use it too."""
+    stack = Stack(azurite, provider, tmp_path_factory.mktemp("app"))
+    yield stack.start_app()
+    stack.stop()
+
+
+@pytest.fixture
+def agent() -> UserAgent:
+    """A browser that has not been anywhere."""
+    return UserAgent()
