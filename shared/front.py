@@ -128,7 +128,7 @@ class Front:
                 request.require_same_origin(app.site.origin)
             session = app.access.session(request, now(), scopes)
             if session is None:
-                raise NotSignedIn("no live session for this cookie")
+                return self._sign_in_again(app, request, NotSignedIn("no live session for this cookie"), scopes=scopes)
             function(session)
             return Response.json(200, {})  # the function's own answer goes out in its place
         except (NotSignedIn, RefreshTokenDead) as error:

@@ -251,10 +251,7 @@ def health(app: App, request: Request, now: datetime) -> Response:
 
 def failure(error: AppError, request: Request) -> Response:
     """An error as a page for people and as ``application/problem+json`` for everybody else."""
-    if request.wants_html:
-        response = Response.html(error.status, pages.error(error))
-    else:
-        response = Response.problem(error)
+    response = Response.html(error.status, pages.error(error)) if request.wants_html else Response.problem(error)
     return response.with_header("Retry-After", str(error.retry_after)) if error.retry_after is not None else response
 
 

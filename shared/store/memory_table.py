@@ -90,5 +90,3 @@ class MemoryTable:
 def _limited(row: Row, columns: Sequence[str]) -> Row:
     values = {name: value for name, value in row.values.items() if name in columns}
     return Row(partition=row.partition, key=row.key, etag=row.etag, values=values)
-
-

@@ -1,0 +1,183 @@
+"""Cookies: their names, values and attributes.  Pure functions.
+
+The Functions library parses every cookie that we set and the host writes it again: whatever is not listed here would be lost,
+re-encoded or answered with 500.  Values are base64url and dots, so nothing needs decoding on the way back.
+"""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+FLOW_PATH = "/auth"
+FLOW_SECONDS = 600
+_VALUE = re.compile(r"[A-Za-z0-9._~-]*")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ACCOUNT = re.compile(r"[A-Za-z0-9._~-]{1,200}")
+_RESERVED = frozenset(
+    {"path", "domain", "expires", "max-age", "secure", "httponly", "samesite", "version", "comment", "partitioned", "priority"}
+)
+_LONGEST = 400
+_COOKIES = 200
+_FLOWS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetCookie:
+    """A ``Set-Cookie`` header that survives the Functions host (RFC 6265, section 4.1)."""
+
+    name: str
+    value: str = field(repr=False)
+    path: str
+    secure: bool
+    same_site: Literal["Lax", "None"]
+    http_only: bool = True
+    max_age: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or not _VALUE.fullmatch(self.value):
+            raise ValueError(f"cookie {self.name!r} would not survive")
+
+    @property
+    def header(self) -> str:
+        """The header's value; ``Path`` is always there, ``Max-Age`` never negative."""
+        parts = [f"{self.name}={self.value}"]
+        if self.max_age is not None:
+            parts.append(f"Max-Age={self.max_age}")
+        parts.append(f"Path={self.path}")
+        if self.secure:
+            parts.append("Secure")
+        parts.append(f"SameSite={self.same_site}")
+        if self.http_only:
+            parts.append("HttpOnly")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionCookie:
+    """Where the session's row is, and the secret that proves it."""
+
+    account: str
+    session_id: str
+    secret: str = field(repr=False)
+
+    def encode(self) -> str:
+        """``base64url(account).session id.secret``."""
+        account = base64.urlsafe_b64encode(self.account.encode()).rstrip(b"=").decode()
+        return f"{account}.{self.session_id}.{self.secret}"
+
+    @staticmethod
+    def decode(value: str) -> "SessionCookie | None":
+        """The cookie that ``encode`` wrote; None for anything else, however long."""
+        if len(value) > _LONGEST:
+            return None
+        parts = value.split(".")
+        if (
+            len(parts) != len(("account", "session id", "secret"))
+            or not _is_token(parts[1], 16)
+            or not _is_token(parts[2], 32)
+        ):
+            return None
+        account = _decoded(parts[0])
+        if account is None or not _ACCOUNT.fullmatch(account):
+            return None
+        return SessionCookie(account=account, session_id=parts[1], secret=parts[2])
+
+
+def _decoded(text: str) -> str | None:
+    """Canonical base64url without padding, as ASCII text."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        plain = data.decode("ascii")
+    except (binascii.Error, ValueError):
+        return None
+    return plain if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text else None
+
+
+def _is_token(text: str, size: int) -> bool:
+    """Whether this is canonical base64url of ``size`` bytes."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return len(data) == size and base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text
+
+
+def read(header: str | None, name: str) -> tuple[str, ...]:
+    """All values of one name in a ``Cookie`` header, in the browser's order (RFC 6265, section 5.4)."""
+    return tuple(value for found, value in _pairs(header) if found == name)
+
+
+def _pairs(header: str | None) -> list[tuple[str, str]]:
+    pairs = []
+    for part in (header or "").split(";", _COOKIES)[:_COOKIES]:
+        name, separator, value = part.strip(" \t").partition("=")
+        if separator:
+            pairs.append((name.strip(" \t"), value.strip(" \t")))
+    return pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieNames:
+    """The cookies of one app: ``session`` is the session cookie's name, ``secure`` whether the origin is https."""
+
+    session: str
+    secure: bool
+
+    def session_cookie(self, value: str) -> SetCookie:
+        """The session cookie: no ``Max-Age``, the row knows when it ends."""
+        return SetCookie(name=self.session, value=value, path="/", secure=self._session_secure, same_site="Lax")
+
+    def clear_session(self) -> SetCookie:
+        """Takes the session cookie away."""
+        return SetCookie(name=self.session, value="", path="/", secure=self._session_secure, same_site="Lax", max_age=0)
+
+    @property
+    def _session_secure(self) -> bool:
+        return self.secure or self.session.startswith(("__Secure-", "__Host-"))
+
+    def flow_name(self, state: str) -> str:
+        """The name of the cookie of one sign-in under way."""
+        return self._prefix + state
+
+    @property
+    def _prefix(self) -> str:
+        # Browsers take Secure cookies over http on localhost too, and form_post needs SameSite=None, which needs Secure.
+        return "__Secure-signin-"
+
+    def flow_cookie(self, state: str, value: str, *, form_post: bool) -> SetCookie:
+        """The sealed state of one sign-in; a cross-site ``form_post`` carries it only with ``SameSite=None; Secure``."""
+        return SetCookie(
+            name=self.flow_name(state),
+            value=value,
+            path=FLOW_PATH,
+            secure=True,
+            same_site="None" if form_post else "Lax",
+            max_age=FLOW_SECONDS,
+        )
+
+    def clear_flow(self, state: str) -> SetCookie:
+        """Takes the cookie of a sign-in away."""
+        return SetCookie(name=self.flow_name(state), value="", path=FLOW_PATH, secure=True, same_site="None", max_age=0)
+
+    def flows(self, header: str | None) -> dict[str, str]:
+        """The sign-ins under way in this browser: state and sealed value, a bounded number of them."""
+        found: dict[str, str] = {}
+        for name, value in _pairs(header):
+            state = name.removeprefix(self._prefix)
+            if state != name and re.fullmatch(r"[A-Za-z0-9_-]{1,43}", state) and len(found) < _FLOWS:
+                found.setdefault(state, value)
+        return found
+
+
+def check_name(name: str, *, https: bool) -> str | None:
+    """What is wrong with a name for the session cookie; None where it will do."""
+    if not _NAME.fullmatch(name):
+        return "must be letters, digits, dot, hyphen and underscore, at most 64"
+    if name.lower() in _RESERVED:
+        return "must not be the name of a cookie attribute: the Functions library would drop it"
+    if name.lower().startswith("__secure-signin-"):
+        return "must not begin as the cookies of a sign-in do"
+    del https  # a Secure cookie works over http on localhost, and nowhere else is http allowed
+    return None

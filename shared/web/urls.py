@@ -1,0 +1,56 @@
+"""Addresses: where a sign-in may return to, and small helpers.  Pure functions."""
+
+import re
+from urllib.parse import unquote, urlsplit
+
+DEFAULT = "/"
+LIMIT = 1024
+_PLAIN = re.compile(r"/[\x21-\x5b\x5d-\x7e]*")
+_LOOPS = (
+    "/auth/login",
+    "/auth/logout",
+    "/auth/callback",
+    "/auth/frontchannel-logout",
+    "/auth/backchannel-logout",
+    "/auth/logged-out",
+)
+
+
+def safe_return_to(raw: str | None) -> str:
+    """A path of this origin with its query and fragment, or "/" for anything that might lead elsewhere.
+
+    Printable ASCII that begins with one slash and holds no backslash; browsers read backslashes as slashes and drop tabs and
+    line ends (WHATWG URL), and what stands behind the resolved dots must not begin with two slashes either, however often
+    it is percent-encoded.
+    """
+    if raw is None or len(raw) > LIMIT or not _PLAIN.fullmatch(raw):
+        return DEFAULT
+    path = re.split(r"[?#]", raw, maxsplit=1)[0]
+    for _ in range(4):
+        if not _stays(path):
+            return DEFAULT
+        decoded = unquote(path)
+        if decoded == path:
+            break
+        path = decoded
+    else:
+        return DEFAULT
+    return DEFAULT if path.rstrip("/").lower() in _LOOPS else raw
+
+
+def _stays(path: str) -> bool:
+    if any(character in path for character in "\\\t\r\n\0") or not path.isprintable() or "//" in path:
+        return False
+    kept: list[str] = []
+    for segment in path.split("/")[1:]:
+        if segment == "..":
+            kept = kept[:-1]
+        elif segment != ".":
+            kept.append(segment)
+    return not ("/" + "/".join(kept)).startswith("//")
+
+
+def origin_of(url: str) -> str:
+    """Scheme and authority of an address."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
