@@ -32,22 +32,27 @@ class Certificates:
 
 def ensure(folder: Path, *, now: datetime) -> Certificates:
     """Makes the files in ``folder`` where they are missing or run out within a week; the authority's key is not kept."""
-    files = Certificates(
-        certificate=folder / "provider.pem", key=folder / "provider.key.pem", bundle=folder / "trusted-by-the-app.pem"
-    )
-    if not _fresh(files, now):
+    made = files(folder)
+    if not _fresh(made, now):
         folder.mkdir(parents=True, exist_ok=True)
         authority, certificate, key = _issue(now)
-        _write(files.key, key)
-        _write(files.bundle, _public_roots() + authority)
-        _write(files.certificate, certificate)
-    return files
+        _write(made.key, key)
+        _write(made.bundle, _public_roots() + authority)
+        _write(made.certificate, certificate)
+    return made
 
 
-def _fresh(files: Certificates, now: datetime) -> bool:
-    if not all(path.exists() for path in (files.certificate, files.key, files.bundle)):
+def files(folder: Path) -> Certificates:
+    """Where they are, or will be."""
+    return Certificates(
+        certificate=folder / "provider.pem", key=folder / "provider.key.pem", bundle=folder / "trusted-by-the-app.pem"
+    )
+
+
+def _fresh(made: Certificates, now: datetime) -> bool:
+    if not all(path.exists() for path in (made.certificate, made.key, made.bundle)):
         return False
-    return x509.load_pem_x509_certificate(files.certificate.read_bytes()).not_valid_after_utc > now + _RENEW
+    return x509.load_pem_x509_certificate(made.certificate.read_bytes()).not_valid_after_utc > now + _RENEW
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -12,6 +12,8 @@
 // What lives elsewhere: provider/tenant.mjs (the OpenID Provider), provider/login.mjs (its pages' routes), provider/graph.mjs,
 // provider/another_app.mjs (a second app of the same tenant), provider/control.mjs (what tests may turn).
 
+import './provider/node20.mjs';
+
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';

@@ -31,6 +31,7 @@ CLIENT_SECRET = "a-secret-of-this-machine-only"  # noqa: S105 - known to this ma
 _AZURITE_ACCOUNT = "devstoreaccount1"
 _AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """The key of every Azurite, from its documentation."""
+_SERVICES = ("Blob", "Queue", "Table")
 _START = 30.0
 """Seconds that a service has to start; on a busy machine Node takes its time."""
 
@@ -79,55 +80,59 @@ def node() -> str:
     return shutil.which("node") or "node"
 
 
-def start_azurite(folder: Path) -> Azurite:
-    """Starts Azurite in memory: tables for the app, blobs and queues for the timer under ``func start``.
+def launch_azurite(folder: Path) -> Child:
+    """Launches Azurite in memory: tables for the app, blobs and queues for the timer under ``func start``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    options += [part for service in _SERVICES for part in (f"--{service.lower()}Port", "0")]
+    return Child("Azurite", [node(), str(DEV / "azurite.mjs"), *options], log=folder / "azurite.log", cwd=folder)
+
+
+def azurite_ready(child: Child) -> Azurite:
+    """Waits until it listens.
 
     Raises:
-        ChildFailed: it did not start.
+        ChildFailed: it does not start; it is stopped.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    services = ("blob", "queue", "table")
-    options = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
-    options += [part for service in services for part in (f"--{service}Port", "0")]
-    child = Child("Azurite", [node(), str(DEV / "azurite.mjs"), *options], log=folder / "azurite.log", cwd=folder)
+    parts = ["DefaultEndpointsProtocol=http", f"AccountName={_AZURITE_ACCOUNT}", f"AccountKey={_AZURITE_KEY}"]
     try:
-        parts = ["DefaultEndpointsProtocol=http", f"AccountName={_AZURITE_ACCOUNT}", f"AccountKey={_AZURITE_KEY}"]
-        for service in services:
-            said = child.wait_for(rf"{service.title()} service is successfully listening at (http://\S+)", seconds=_START)
-            parts.append(f"{service.title()}Endpoint={said[1]}/{_AZURITE_ACCOUNT}")
+        for service in _SERVICES:
+            said = child.wait_for(rf"{service} service is successfully listening at (http://\S+)", seconds=_START)
+            parts.append(f"{service}Endpoint={said[1]}/{_AZURITE_ACCOUNT}")
     except BaseException:
         child.stop()
         raise
     return Azurite(child=child, connection_string=";".join(parts) + ";")
 
 
-def start_provider(
-    folder: Path, *, clients: Sequence[Mapping[str, Any]] = (), switches: Mapping[str, Any] | None = None, keep: Path = STATE
-) -> Provider:
-    """Starts the provider with these client registrations and switches; its certificate and keys are kept in ``keep``.
-
-    Raises:
-        ChildFailed: it did not start.
-    """
+def launch_provider(folder: Path, *, clients: Sequence[Mapping[str, Any]] = ()) -> Child:
+    """Launches the provider with these client registrations; its certificate and keys are kept in ``.dev``."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = certificates.ensure(keep, now=datetime.now(UTC))
+    files = certificates.ensure(STATE, now=datetime.now(UTC))
     config = {
         "tenant": TENANT,
         "certificate": str(files.certificate),
         "key": str(files.key),
-        "keys_file": str(keep / "provider-signing-keys.json"),
+        "keys_file": str(STATE / "provider-signing-keys.json"),
         "clients": list(clients),
-        "switches": dict(switches or {}),
     }
     (folder / "provider.json").write_text(json.dumps(config), encoding="utf-8")
     command = [node(), str(DEV / "provider.mjs"), str(folder / "provider.json")]
-    child = Child("The provider", command, log=folder / "provider.log")
+    return Child("The provider", command, log=folder / "provider.log")
+
+
+def provider_ready(child: Child) -> Provider:
+    """Waits until it listens.
+
+    Raises:
+        ChildFailed: it does not start; it is stopped.
+    """
     try:
         said = json.loads(child.wait_for(r'^\{"ready".*\}$', seconds=_START)[0])["ready"]
     except BaseException:
         child.stop()
         raise
-    return Provider(child=child, bundle=files.bundle, **said)
+    return Provider(child=child, bundle=certificates.files(STATE).bundle, **said)
 
 
 def client(origin: str, *, client_id: str = CLIENT_ID, frontchannel: bool = True, backchannel: bool = False) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _provider: list[Provider] = []
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """The storage emulator: ``azurite.connection_string``."""
-    azurite = local.start_azurite(tmp_path_factory.mktemp("azurite"))
+    azurite = local.azurite_ready(local.launch_azurite(tmp_path_factory.mktemp("azurite")))
     yield azurite
     azurite.child.stop()
 
@@ -32,7 +32,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 @pytest.fixture(scope="session")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     """The identity provider, with nobody signed in at first."""
-    running = local.start_provider(tmp_path_factory.mktemp("provider"))
+    running = local.provider_ready(local.launch_provider(tmp_path_factory.mktemp("provider")))
     _provider.append(Provider(running))
     yield _provider[0]
     _provider.clear()
