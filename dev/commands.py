@@ -36,7 +36,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
         parser.add_argument(
             "--host", choices=["func", "dev"], help="Core Tools or dev/host.py (default: func where it is on PATH)"
         )
-        parser.add_argument("--folder", type=Path, default=ROOT, help="the function app (default: this project)")
+    parser.add_argument("--folder", type=Path, default=ROOT, help="the function app (default: this project)")
     options = parser.parse_args(arguments)
     interruptible()
     try:
@@ -44,7 +44,7 @@ def main(name: str, arguments: Sequence[str]) -> int:
             if name == "run":
                 run(children, port=options.port, host=options.host, folder=options.folder.resolve())
             else:
-                services(children, port=options.port)
+                services(children, port=options.port, folder=options.folder.resolve())
     except Interrupted:
         print("\nEverything is stopped.", flush=True)
         return 0
@@ -104,7 +104,7 @@ Ctrl-C ends all of it.
     _wait([azurite.child, provider.child, server])
 
 
-def services(children: contextlib.ExitStack, *, port: int | None) -> None:
+def services(children: contextlib.ExitStack, *, port: int | None, folder: Path) -> None:
     """Starts storage and the provider for a host that somebody starts by hand, and writes its settings.
 
     Raises:
@@ -114,9 +114,9 @@ def services(children: contextlib.ExitStack, *, port: int | None) -> None:
     origin = f"http://localhost:{port}"
     azurite, provider, logs = _start_services(children, origin)
     settings = stack.settings(azurite, provider, origin=origin)
-    kept = write_settings(ROOT / "local.settings.json", settings, port=port)
+    kept = write_settings(folder / "local.settings.json", settings, port=port)
     if kept:
-        print(f"Your own local.settings.json is now {kept.relative_to(ROOT)}.")
+        print(f"Your own local.settings.json is now {kept}.")
     rivals = sorted(name for name, value in settings.items() if os.environ.get(name, value) != value)
     if rivals:
         print(f"Your shell sets {', '.join(rivals)}, which goes before local.settings.json: unset it before func start.")

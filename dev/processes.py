@@ -139,12 +139,12 @@ class Child:
         self.stop()
 
 
-def stop(children: Iterable[Child]) -> None:
-    """Ends all of them: asked together, and whoever is still there after five seconds is killed with its group."""
+def stop(children: Iterable[Child], *, patience: float = _PATIENCE) -> None:
+    """Ends all of them: asked together, and whoever is still there after ``patience`` seconds is killed with its group."""
     children = list(children)
     for child in children:
         child.terminate()
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     for child in children:
         child.wait(max(0.0, deadline - time.monotonic()))
         child.kill()

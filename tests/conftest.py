@@ -6,10 +6,11 @@
 ``app``       one app with the usual settings, for the whole run: for tests that need no settings of their own
 ``agent``     a browser (``tests/support/user_agent.py``)
 
-With ``CI`` set a test that cannot run fails; elsewhere too: Azurite and the provider come with ``python -m dev test``.
+With ``CI`` set, a test of ``azurite``, ``browser`` or ``stack`` that would be skipped fails: what did not run has not passed.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,19 @@ from tests.support.stack import App, Azurite, Provider, Stack
 from tests.support.user_agent import UserAgent
 
 _provider: list[Provider] = []
+_MUST_RUN = ("azurite", "browser", "stack")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turns a skip into a failure where everything has to be there."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and any(item.get_closest_marker(name) for name in _MUST_RUN):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but CI is set: {call.excinfo.value if call.excinfo else report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

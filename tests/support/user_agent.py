@@ -207,6 +207,12 @@ class _Document(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "form":
             self._open = None
+        if tag == "a" and "a" in self._inside:
+            text, href, identity = self.links[-1]
+            self.links[-1] = (" ".join(text.split()), href, identity)
+        if tag == "button" and self._button is not None:
+            self._button.labels[-1] = " ".join(self._button.labels[-1].split())
+            self._button = None
         if tag in self._inside:
             self._inside.remove(tag)
 
@@ -221,9 +227,9 @@ class _Document(HTMLParser):
             return
         if "a" in self._inside:
             text, href, identity = self.links[-1]
-            self.links[-1] = (" ".join((text + data).split()), href, identity)
+            self.links[-1] = (text + data, href, identity)
         if "button" in self._inside and self._button is not None:
-            self._button.labels[-1] = " ".join((self._button.labels[-1] + data).split())
+            self._button.labels[-1] += data
         self.text += data
 
 
