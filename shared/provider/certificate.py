@@ -19,6 +19,7 @@ from shared.errors import SettingsInvalid
 from shared.provider import keys
 
 _LIFE = timedelta(minutes=5)
+_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _Key = RSAPrivateKey | EllipticCurvePrivateKey
 
 
@@ -35,12 +36,9 @@ def assertions(
     """
     try:
         key, own = _read(certificate.encode() if isinstance(certificate, str) else certificate, password)
+        algorithm = _algorithm(key, pss=pss)
     except (ValueError, TypeError):
         raise SettingsInvalid(("CLIENT_CERTIFICATE cannot be opened with CLIENT_CERTIFICATE_PASSWORD",)) from None
-    if isinstance(key, EllipticCurvePrivateKey):
-        algorithm = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}.get(key.curve.name, "ES256")
-    else:
-        algorithm = "PS256" if pss else "RS256"
     headers = {
         "x5t#S256": _base64url(own.fingerprint(hashes.SHA256())),
         "x5c": [base64.b64encode(own.public_bytes(Encoding.DER)).decode()],
@@ -73,6 +71,14 @@ def _read(data: bytes, password: str | None) -> tuple[_Key, x509.Certificate]:
         return _pair(load_pem_private_key(pem, secret), x509.load_pem_x509_certificates(pem))
     key, own, others = pkcs12.load_key_and_certificates(base64.b64decode(data, validate=False), secret)
     return _pair(key, [*([own] if own else []), *others])
+
+
+def _algorithm(key: _Key, *, pss: bool) -> str:
+    if isinstance(key, RSAPrivateKey):
+        return "PS256" if pss else "RS256"
+    if key.curve.name not in _CURVES:
+        raise ValueError("a curve that no provider takes")
+    return _CURVES[key.curve.name]
 
 
 def _pair(key: object, certificates: list[x509.Certificate]) -> tuple[_Key, x509.Certificate]:

@@ -126,11 +126,11 @@ def _endpoint(document: dict[str, Any], name: str, *, browser: bool = False) -> 
     """An address from the metadata: https, or where only a browser goes also http on this machine."""
     value = document.get(name)
     try:
-        url = urlsplit(value) if isinstance(value, str) else None
+        # urlsplit drops line ends, which the value would still hold.
+        url = urlsplit(value) if isinstance(value, str) and re.fullmatch(r"[\x21-\x7e]+", value) else None
         fits = (
             url is not None
             and bool(url.hostname)
-            and re.fullmatch(r"[\x21-\x7e]+", url.geturl()) is not None
             and (url.scheme == "https" or (browser and url.scheme == "http" and url.hostname in _LOOPBACK))
             # MSAL names its cache after the first segment of the token endpoint's path.
             and (name != "token_endpoint" or bool(url.path.strip("/")))

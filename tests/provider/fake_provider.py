@@ -130,16 +130,20 @@ class FakeProvider:
 
     @property
     def authority(self) -> str:
+        """The configured authority."""
         return f"{self.origin}{self.base}"
 
     @property
     def issuer(self) -> str:
+        """The issuer of a tenant."""
         return f"{self.authority}/v2.0"
 
     def asked(self, path_end: str) -> list[Request]:
+        """The requests to a path that ends so."""
         return [request for request in self.requests if request.path.endswith(path_end)]
 
     def document(self) -> dict[str, Any]:
+        """The metadata; a member that is None is left out."""
         document = {
             "issuer": self.issuer,
             "authorization_endpoint": f"{self.authority}/authorize",
@@ -151,6 +155,7 @@ class FakeProvider:
         return {name: value for name, value in document.items() if value is not None}
 
     def answer(self, request: Request) -> tuple[int, Any]:
+        """Status and body for a request."""
         if request.path.endswith("/.well-known/openid-configuration"):
             return 200, self.document()
         if request.path.endswith("/keys"):
@@ -178,6 +183,7 @@ class FakeProvider:
         return {name: value for name, value in claims.items() if value is not None}
 
     def id_token(self, kid: str = "rsa", **changes: Any) -> str:
+        """A good ID token but for the changes."""
         return sign(self.claims(**changes), self.keys[kid], alg=ALGS[kid], kid=kid)
 
     def tokens(self, id_token: str | None, **changes: Any) -> dict[str, Any]:
@@ -201,6 +207,7 @@ def serve(certificate: Path, keys: dict[str, Any]) -> tuple[ThreadingHTTPServer,
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 20
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             self._serve({})
