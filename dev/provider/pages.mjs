@@ -11,6 +11,7 @@ export function page(title, content) {
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${escape(title)}</title>
+<link rel="icon" href="data:,">
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:32rem;margin:3rem auto;padding:0 1rem}button,input{font:inherit;padding:.4rem .8rem}form{margin:.5rem 0}</style>
 </head>
 <body>
@@ -69,7 +70,7 @@ export function frontchannelPage({ frames, target }) {
 <script>
 let waiting = ${frames.length};
 const go = () => { waiting = NaN; location.replace(document.getElementById('continue').href); };
-addEventListener('load', (event) => { if (event.target.tagName === 'IFRAME' && --waiting === 0) go(); }, true);
+document.addEventListener('load', (event) => { if (event.target.tagName === 'IFRAME' && --waiting === 0) go(); }, true);
 setTimeout(() => { if (waiting > 0) go(); }, 3000);
 </script>
 ${html}`);

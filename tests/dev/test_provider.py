@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import jwt
 import pytest
 import requests
+from playwright.sync_api import sync_playwright
 
 from dev import stack as local
 from tests.support.stack import Provider
@@ -532,3 +533,35 @@ def test_wrong_switches_and_clients_are_refused_by_name(provider: Provider) -> N
         provider.switch(graph="maybe")
     with pytest.raises(ValueError, match="redirect_uris"):
         provider.register({"client_id": "x", "redirect_uris": "not a list"})
+
+
+@pytest.mark.browser
+def test_the_pages_scripts_work_in_a_real_browser(relay: Relay) -> None:
+    """The form posts itself, the sign-out goes on as soon as the frames have loaded, and the console stays empty."""
+    said: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"{relay.provider.another_app}/sign-in")
+        page.get_by_role("button", name="Alice").click()
+        values = {
+            "client_id": relay.client_id,
+            "response_type": "code",
+            "response_mode": "form_post",
+            "scope": SCOPE,
+            "nonce": "n",
+        }
+        values["redirect_uri"] = f"{relay.origin}/auth/callback"
+        page.goto(f"{relay.metadata()['authorization_endpoint']}?{urlencode(values)}")
+        assert relay.next("/auth/callback")[0] == "POST"
+        # Without timers only the frames themselves can move the page on.
+        page.add_init_script("window.setTimeout = () => 0")
+        page.goto(relay.provider.another_app)
+        page.get_by_role("link", name="Sign out").click()
+        page.wait_for_url(relay.provider.another_app)
+        assert "Not signed in" in page.inner_text("body")
+        browser.close()
+    assert relay.next("/auth/frontchannel-logout")[1].get("Cookie") is None
+    assert said == []
