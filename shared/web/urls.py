@@ -5,6 +5,8 @@ from urllib.parse import unquote, urlsplit
 
 DEFAULT = "/"
 LIMIT = 1024
+"""Characters: what the sealed cookie has room for."""
+_DECODINGS = 4
 _PLAIN = re.compile(r"/[\x21-\x5b\x5d-\x7e]*")
 _LOOPS = (
     "/auth/login",
@@ -26,28 +28,28 @@ def safe_return_to(raw: str | None) -> str:
     if raw is None or len(raw) > LIMIT or not _PLAIN.fullmatch(raw):
         return DEFAULT
     path = re.split(r"[?#]", raw, maxsplit=1)[0]
-    for _ in range(4):
-        if not _stays(path):
+    for _ in range(_DECODINGS):
+        resolved = _resolved(path)
+        if resolved is None or resolved.rstrip("/").lower() in _LOOPS:
             return DEFAULT
         decoded = unquote(path)
         if decoded == path:
-            break
+            return raw
         path = decoded
-    else:
-        return DEFAULT
-    return DEFAULT if path.rstrip("/").lower() in _LOOPS else raw
+    return DEFAULT
 
 
-def _stays(path: str) -> bool:
-    if any(character in path for character in "\\\t\r\n\0") or not path.isprintable() or "//" in path:
-        return False
+def _resolved(path: str) -> str | None:
+    """The path without its dots; None where a browser might read another origin into it."""
+    if "\\" in path or "//" in path or not path.isprintable():
+        return None
     kept: list[str] = []
     for segment in path.split("/")[1:]:
         if segment == "..":
             kept = kept[:-1]
         elif segment != ".":
             kept.append(segment)
-    return not ("/" + "/".join(kept)).startswith("//")
+    return "/" + "/".join(kept)
 
 
 def origin_of(url: str) -> str:
