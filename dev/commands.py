@@ -117,7 +117,7 @@ def services(children: contextlib.ExitStack, *, port: int | None, folder: Path) 
     kept = write_settings(folder / "local.settings.json", settings, port=port)
     if kept:
         print(f"Your own local.settings.json is now {kept}.")
-    rivals = sorted(name for name, value in settings.items() if os.environ.get(name, value) != value)
+    rivals = sorted(name for name, value in settings.items() if os.environ.get(name) not in {None, "", value})
     if rivals:
         print(f"Your shell sets {', '.join(rivals)}, which goes before local.settings.json: unset it before func start.")
     print(

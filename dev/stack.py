@@ -194,11 +194,11 @@ _RIVALS = (
 def environment(values: Mapping[str, str], base: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a host: ``base`` (default: ours) with these settings, and nothing that contradicts them.
 
-    What contradicts is set to nothing rather than left out, so that a ``local.settings.json`` beside the app does not bring
-    it back.  Loopback never goes through a proxy.
+    What contradicts is set to a blank rather than left out, so that a ``local.settings.json`` beside the app does not bring it
+    back: to the app a blank is no setting, and Core Tools replace only what is empty.  Loopback never goes through a proxy.
     """
     base = os.environ if base is None else base
-    env = {**base, **dict.fromkeys(_RIVALS, ""), **values}
+    env = {**base, **dict.fromkeys(_RIVALS, " "), **values}
     if "REQUESTS_CA_BUNDLE" in values:
         env["SSL_CERT_FILE"] = values["REQUESTS_CA_BUNDLE"]
     for name in ("NO_PROXY", "no_proxy"):

@@ -388,7 +388,7 @@ def test_settings_of_the_machine_do_not_leak_in(stack: Stack) -> None:
             "NO_PROXY": "corp",
         },
     )
-    assert (env["AUTHORITY"], env["CLIENT_CERTIFICATE"], env["HOME"]) == ("", "", "/home")
+    assert (env["AUTHORITY"], env["CLIENT_CERTIFICATE"], env["HOME"]) == (" ", " ", "/home")
     assert env["REQUESTS_CA_BUNDLE"] == env["SSL_CERT_FILE"] == str(stack.provider.bundle)
     assert env["NO_PROXY"] == "corp,localhost,127.0.0.1"
 

@@ -191,7 +191,7 @@ class Stack:
         given = {name: value for name, value in settings.items() if value is not None}
         environment = local.environment(given)
         for name in settings.keys() - given.keys():
-            environment[name] = ""
+            environment[name] = " "
         app = App(url=urls[0], urls=urls, client_id=client_id, settings=given, processes=[])
         self._apps.append(app)
         for index, one in enumerate(chosen):
