@@ -7,6 +7,7 @@ services  storage and identity provider alone, and a local.settings.json for ``f
 host      serves a function app: FOLDER --port N [--function-key K --master-key K]
 """
 
+import os
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 - this is where older ones learn it
@@ -32,8 +33,11 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     if name == "host":
+        from dev import processes  # noqa: PLC0415 - after the check above
         from dev.host import run  # noqa: PLC0415 - needs what set-up installed
 
+        if os.environ.get("DEV_END_WITH_STDIN"):
+            processes.end_with_stdin()
         return run(rest)
     from dev import commands  # noqa: PLC0415 - needs what set-up installed
 

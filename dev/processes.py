@@ -1,7 +1,7 @@
 """Child processes that end with us: started in a group of their own, logged to a file, stopped together.
 
-Ctrl-C reaches this process alone (each child is in its own group), so that children end in the order we choose.  A child
-that watches its stdin also ends when this process was killed: the pipe closes with it.
+Ctrl-C reaches this process alone (each child is in its own group), so that children end in the order we choose.  All of ours
+watch their stdin, too: when this process is killed, the pipe closes and they end.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -101,9 +102,6 @@ class Child:
 
     def terminate(self) -> None:
         """Asks it to end: SIGTERM to its group.  Windows has no such thing; there the whole tree is ended."""
-        with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
         if not self.running:
             return
         if _WINDOWS:
@@ -120,6 +118,9 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Its exit code, or None when it has not ended in time."""
@@ -161,3 +162,15 @@ def interruptible() -> None:
     names = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     for name in names:
         signal.signal(name, raise_interrupted)
+
+
+def end_with_stdin() -> None:
+    """Sends this process SIGTERM when its stdin closes: the other end of a ``Child`` that outlived its parent."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1024):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with-stdin", daemon=True).start()

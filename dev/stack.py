@@ -203,7 +203,7 @@ def environment(values: Mapping[str, str], base: Mapping[str, str] | None = None
         env["SSL_CERT_FILE"] = values["REQUESTS_CA_BUNDLE"]
     for name in ("NO_PROXY", "no_proxy"):
         env[name] = ",".join(filter(None, [base.get(name, ""), "localhost,127.0.0.1"]))
-    env["DEV_SETUP_DONE"] = "1"
+    env |= {"DEV_SETUP_DONE": "1", "DEV_END_WITH_STDIN": "1"}
     return env
 
 
