@@ -12,9 +12,6 @@ from shared.provider.first_use import FirstUse
 if TYPE_CHECKING:
     from shared.provider.http import Http
 
-if TYPE_CHECKING:
-    from shared.provider.http import Http
-
 _CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]{1,8192})"')
 
 
@@ -38,7 +35,7 @@ class Graph:
             raise InteractionRequired("Graph refused the token", claims=challenge(answer.headers.get("www-authenticate", "")))
         try:
             profile = json.loads(answer.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ProviderFailed(f"Graph answered {answer.status_code} without JSON") from error
         if answer.status_code != 200 or not isinstance(profile, dict):  # noqa: PLR2004 - OK
             raise ProviderFailed(f"Graph answered {answer.status_code}")
@@ -59,7 +56,7 @@ def challenge(header: str) -> str | None:
     text = found.group(1).rstrip("=").replace("-", "+").replace("_", "/")
     try:
         claims = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
-        json.loads(claims)
-    except (binascii.Error, ValueError):
+        is_object = isinstance(json.loads(claims), dict)
+    except (binascii.Error, ValueError, RecursionError):
         return None
-    return claims
+    return claims if is_object else None
