@@ -64,7 +64,7 @@ def run(children: contextlib.ExitStack, *, port: int | None, host: str | None, f
         PortTaken: the port is not free.
         ChildFailed: something did not start, or ended.
     """
-    port = ports.choose(port, preferred=PREFERRED_PORT)
+    port = ports.reserve(children, STATE / "ports", port, preferred=PREFERRED_PORT)
     origin = f"http://localhost:{port}"
     azurite, provider, logs = _start_services(children, origin)
     settings = stack.settings(azurite, provider, origin=origin)

@@ -3,6 +3,9 @@
 import contextlib
 import socket
 import sys
+from pathlib import Path
+
+from dev import locks
 
 _EITHER = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
@@ -52,17 +55,20 @@ def free() -> int:
             return port
 
 
-def choose(wanted: int | None, *, preferred: int) -> int:
-    """``wanted``, or else ``preferred`` or the next free one after it.
+def reserve(held: contextlib.ExitStack, locked: Path, wanted: int | None, *, preferred: int) -> int:
+    """``wanted``, or else ``preferred`` or the next free one after it; ours until ``held`` closes.
+
+    A port is free until its host listens, so that two starts at once would both take it: ``locked`` is the folder of the
+    locks that keep them apart.
 
     Raises:
         PortTaken: ``wanted`` is not free, or a hundred ports in a row are not.
     """
-    if wanted is not None:
-        if not is_free(wanted):
-            raise PortTaken(f"Port {wanted} is taken: end what listens there, or choose another one with --port.")
-        return wanted
-    for port in range(preferred, preferred + 100):
+    for port in [wanted] if wanted is not None else range(preferred, preferred + 100):
         if is_free(port):
-            return port
+            with contextlib.suppress(locks.Held):
+                held.enter_context(locks.hold(locked / str(port), wait=False))
+                return port
+    if wanted is not None:
+        raise PortTaken(f"Port {wanted} is taken: end what listens there, or choose another one with --port.")
     raise PortTaken(f"The ports {preferred} to {preferred + 99} are all taken: choose another one with --port.")

@@ -12,9 +12,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+from dev import locks
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".dev"
@@ -39,7 +41,7 @@ def ensure(requirements: Sequence[str], *, node: bool) -> None:
     """
     if os.environ.get(_DONE):
         return
-    with _alone():
+    with locks.hold(STATE / "setup.lock", wait=True):  # two first starts must not install into the same folders
         folder = _environment()
         _ensure_packages(folder, requirements)
         if node:
@@ -148,23 +150,6 @@ def _run(command: Sequence[str], failure: str, *, cwd: Path = ROOT, progress: st
                 _say(f"  {next(filter(None, match.groups()))}")
     if process.returncode:
         raise SetupFailed("".join([*said[-30:], failure]))
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Two first starts at once must not install into the same folders."""
-    STATE.mkdir(exist_ok=True)
-    with (STATE / "setup.lock").open("a+b") as file:
-        if sys.platform == "win32":
-            import msvcrt  # noqa: PLC0415 - of Windows only
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl  # noqa: PLC0415 - of everything else
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _go_on_in(folder: Path) -> NoReturn:

@@ -230,7 +230,7 @@ def wait_until_healthy(child: Child, url: str, *, seconds: float, statuses: Cont
                 status, text = error.code, error.read(2000).decode("utf-8", "replace")
         except OSError:
             status, text = 0, ""
-        if status in statuses:
+        if status in statuses and running:
             return
         if status:
             last = f"{status} {text}".strip()

@@ -1,5 +1,6 @@
 """``python -m dev``: set-up of a fresh machine, and commands that start everything and leave nothing behind."""
 
+import contextlib
 import json
 import os
 import re
@@ -133,7 +134,7 @@ def in_fresh_project(tmp_path: Path, code: str, *, path: str = "") -> subprocess
     """Runs code that uses ``dev.setup`` in a project with nothing installed."""
     project = tmp_path / "project"
     (project / "dev").mkdir(parents=True)
-    for name in ("__init__.py", "setup.py", "package.json", "package-lock.json"):
+    for name in ("__init__.py", "setup.py", "locks.py", "package.json", "package-lock.json"):
         (project / "dev" / name).write_bytes((ROOT / "dev" / name).read_bytes())
     for name in setup.TEST:
         (project / name).write_bytes((ROOT / name).read_bytes())
@@ -230,17 +231,28 @@ def test_usage(arguments: list[str], code: int, text: str) -> None:
 # -- ports and certificates
 
 
-def test_a_taken_port_is_passed_over_or_named() -> None:
+def test_a_taken_port_is_passed_over_or_named(tmp_path: Path) -> None:
     """The preferred port gives way to the next one; a wanted one does not."""
-    with socket.socket() as taken:
+    with socket.socket() as taken, contextlib.ExitStack() as held:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         assert not ports.is_free(port)
-        assert port < ports.choose(None, preferred=port) < port + 100
+        assert port < ports.reserve(held, tmp_path, None, preferred=port) < port + 100
         with pytest.raises(ports.PortTaken, match=f"Port {port} is taken"):
-            ports.choose(port, preferred=7071)
+            ports.reserve(held, tmp_path, port, preferred=7071)
     assert ports.is_free(ports.free())
+
+
+def test_a_port_is_reserved_before_its_host_listens(tmp_path: Path) -> None:
+    """Two starts at once do not get the same port; one that has ended gives it back."""
+    port = ports.free()
+    with contextlib.ExitStack() as first:
+        assert ports.reserve(first, tmp_path, None, preferred=port) == port
+        with contextlib.ExitStack() as second:
+            assert ports.reserve(second, tmp_path, None, preferred=port) > port
+    with contextlib.ExitStack() as third:
+        assert ports.reserve(third, tmp_path, port, preferred=7071) == port
 
 
 def test_a_listener_on_the_other_loopback_counts() -> None:
