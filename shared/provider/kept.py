@@ -27,8 +27,8 @@ AFTER_FAILURE = 5.0
 class Kept(Generic[T]):
     """A value of type ``T`` from ``fetch``, which raises ``ProviderUnavailable`` or ``ProviderFailed``.
 
-    ``max_age`` and ``pause`` are seconds: how long a value serves, and how long after a fetch no other one is made to find
-    a newer value.  Safe for threads.
+    ``max_age`` and ``pause`` are seconds: how long a value serves, and how long after a fetch for a newer value no other
+    one is made: a fetch in the ordinary course does not count, so that a rotated key is found at once.  Safe for threads.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Kept(Generic[T]):
         self._lock = threading.Lock()
         self._value: tuple[float, T] | None = None
         self._failure: tuple[float, type[ProviderUnavailable | ProviderFailed], str] | None = None
+        self._wanted_newer: float | None = None
 
     def peek(self) -> T | None:
         """What is there, of any age."""
@@ -72,15 +73,16 @@ class Kept(Generic[T]):
         """A value fetched after ``than``, which lacks something.
 
         Raises:
-            ProviderUnavailable: the last fetch is less than the pause ago, or the provider does not answer.
+            ProviderUnavailable: a newer value was wanted less than the pause ago, or the provider does not answer.
             ProviderFailed: it did not answer properly.
         """
         with self._alone():
             value = self._value
             if value is not None and value[1] is not than:
                 return value[1]
-            if (value is not None and self._clock() - value[0] < self._pause) or self._failed_within(self._pause):
+            if self._wanted_newer is not None and self._clock() - self._wanted_newer < self._pause:
                 raise ProviderUnavailable("asked for a newer value only a moment ago")
+            self._wanted_newer = self._clock()
             return self._ask()
 
     def confirm(self, max_age: float) -> T:

@@ -413,7 +413,10 @@ def test_an_unknown_signing_key_signs_nobody_in(app: App, provider: Provider) ->
     fields = answer(agent, app)
     provider.switch(id_token={"key": "unknown"})
     page = post(agent, app, fields)
-    assert (page.status, any(code in page.text for code in ("token_invalid", "provider_unavailable"))) in ((400, True), (503, True))
+    assert (page.status, any(code in page.text for code in ("token_invalid", "provider_unavailable"))) in (
+        (400, True),
+        (503, True),
+    )
     assert rows(app) == before
     assert agent.fetch(f"{app.url}/auth/me").status == 401
 

@@ -110,11 +110,12 @@ def test_what_is_no_key_set_is_a_failure(keys: dict[str, Any], text: str) -> Non
 
 
 def test_an_unknown_kid_on_a_cold_instance_is_a_bad_token(keys: dict[str, Any]) -> None:
-    """The keys are fresh from this very request: there is nothing to come back for.  The next one is told to wait."""
+    """The keys are fresh from this very request: there is nothing to come back for.  The third is told to wait."""
     known = published(jwk("rsa", keys["rsa"]))
     token = sign(CLAIMS, keys["rsa"], kid="unknown")
-    with pytest.raises(TokenInvalid, match="kid"):
-        known.verify(token)
+    for _ in range(2):
+        with pytest.raises(TokenInvalid, match="kid"):
+            known.verify(token)
     with pytest.raises(ProviderUnavailable):
         known.verify(token)
 
