@@ -1,0 +1,559 @@
+"""A Functions host for a developer's machine: serves a Python function app and answers as Microsoft's host does.
+
+    python -m dev host FOLDER --port N [--function-key K --master-key K]
+
+Requests and answers pass through azure.functions' own converters: what Azure loses or changes is lost and changed here.
+What the host does was recorded (``tests/host_recordings``) and is followed as rules: ``host_wire.py`` is its HTTP server,
+``host_routes.py`` its routing, ``host_answers.py`` what it makes of an answer, ``host_timer.py`` its schedules.  This file
+loads the app, calls its functions, checks keys, answers ``/admin`` and runs the timers.
+
+Keys are checked only when they are given, as ``func start --enable-auth`` and Azure do and ``func start`` does not.
+"""
+
+import argparse
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import hmac
+import importlib
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import azure.functions as func
+from azure.functions.http import HttpRequestConverter
+from azure.functions.meta import Datum
+
+from dev.host_answers import FAILED, Answer, answer_of, with_headers
+from dev.host_routes import Template, encoded, normalized, query, segments
+from dev.host_timer import Schedule, now
+from dev.host_wire import Message, Server
+
+log = logging.getLogger("dev.host")
+
+_TIMEOUT = timedelta(minutes=5)
+_invocation: contextvars.ContextVar[str] = contextvars.ContextVar("invocation", default="host")
+
+
+class Unusable(Exception):
+    """The app cannot be indexed: no function of it is served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A function of the app."""
+
+    name: str
+    call: Callable[..., Any]
+    argument: str
+    wants_context: bool
+    kind: str
+    """``httpTrigger`` or ``timerTrigger``."""
+    methods: frozenset[str] = frozenset()
+    auth_level: str = "FUNCTION"
+    template: Template | None = None
+    schedule: Schedule | None = None
+    run_on_startup: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostJson:
+    """What this host follows of host.json."""
+
+    prefix: str = "api"
+    headers: dict[str, str] = field(default_factory=dict)
+    timeout: timedelta | None = _TIMEOUT
+
+
+class Context(func.Context):
+    """What a function sees as ``context``."""
+
+    def __init__(self, function: Function, folder: Path) -> None:
+        self._function = function
+        self._folder = folder
+        self._id = _invocation.get().partition(" ")[2]
+
+    @property
+    def invocation_id(self) -> str:
+        """The invocation's id."""
+        return self._id
+
+    @property
+    def function_name(self) -> str:
+        """The function's name."""
+        return self._function.name
+
+    @property
+    def function_directory(self) -> str:
+        """The app's folder."""
+        return str(self._folder)
+
+    @property
+    def trace_context(self) -> Any:
+        """Nothing is traced here."""
+        return None
+
+    @property
+    def thread_local_storage(self) -> Any:
+        """The worker's; nothing is kept in it here."""
+        return threading.local()
+
+    @property
+    def retry_context(self) -> Any:
+        """Nothing is retried here."""
+        return None
+
+
+# -- loading
+
+
+def read_host_json(folder: Path) -> HostJson:
+    """Reads host.json.
+
+    Raises:
+        Unusable: it is missing or no JSON.
+    """
+    try:
+        settings = json.loads((folder / "host.json").read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise Unusable(f"host.json: {error}") from error
+    http = settings.get("extensions", {}).get("http", {})
+    timeout: timedelta | None = _TIMEOUT
+    if "functionTimeout" in settings:
+        text = str(settings["functionTimeout"])
+        hours, minutes, seconds = (float(part) for part in text.split(":")) if text != "-1" else (0, 0, 0)
+        timeout = timedelta(hours=hours, minutes=minutes, seconds=seconds) if text != "-1" else None
+    return HostJson(
+        prefix=str(http.get("routePrefix", "api")).strip("/"),
+        headers={str(name): str(value) for name, value in http.get("customHeaders", {}).items()},
+        timeout=timeout,
+    )
+
+
+def read_local_settings(folder: Path) -> None:
+    """Puts ``Values`` of local.settings.json into the environment where nothing is set yet, as ``func start`` does."""
+    path = folder / "local.settings.json"
+    if not path.exists():
+        return
+    try:
+        values = json.loads(path.read_text("utf-8-sig")).get("Values", {})
+    except ValueError as error:
+        log.error("local.settings.json is no JSON: %s", error)
+        return
+    for name, value in values.items():
+        os.environ.setdefault(name, str(value))
+
+
+def load(folder: Path, prefix: str) -> list[Function]:
+    """Imports the app and indexes its functions, in the order in which routes are tried.
+
+    Raises:
+        Unusable: an import fails, or one signature is wrong; then no function is served at all.
+    """
+    sys.path.insert(0, str(folder))
+    os.chdir(folder)
+    try:
+        module = importlib.import_module("function_app")
+        apps = [value for value in vars(module).values() if isinstance(value, func.FunctionRegister)]
+        if len({id(app) for app in apps}) != 1:
+            raise Unusable("function_app.py has to define one FunctionApp")
+        registered = apps[0].get_functions()
+    except Unusable:
+        raise
+    except BaseException as error:
+        raise Unusable(traceback.format_exc()) from error
+    functions = [_indexed(one, prefix) for one in registered]
+    return sorted((one for one in functions if one is not None), key=lambda one: one.name.lower())
+
+
+def _indexed(registered: Any, prefix: str) -> Function | None:
+    name = registered.get_function_name()
+    call = registered.get_user_function()
+    trigger = registered.get_trigger()
+    inputs = {binding.name for binding in registered.get_bindings() if binding.name != "$return"}
+    wants_context = _check_signature(name, call, inputs, trigger)
+    common: dict[str, Any] = {"name": name, "call": call, "argument": trigger.name, "wants_context": wants_context}
+    if trigger.type == "timerTrigger":
+        try:
+            schedule = Schedule(os.path.expandvars(_setting(trigger.schedule)))
+        except ValueError as error:
+            log.error("%s is not served: %s", name, error)
+            return None
+        return Function(
+            **common, kind="timerTrigger", schedule=schedule, run_on_startup=bool(getattr(trigger, "run_on_startup", False))
+        )
+    if trigger.type != "httpTrigger":
+        log.error("%s is not served: this host has no %s", name, trigger.type)
+        return None
+    route = trigger.route or name
+    if route.strip("/").split("/")[0].lower() in {"admin", "runtime"} and not prefix:
+        log.error(
+            "%s is not served: the host keeps routes that begin with %s for itself", name, route.strip("/").split("/")[0]
+        )
+        return None
+    try:
+        template = Template("/".join(part for part in (prefix, route.strip("/")) if part))
+    except ValueError as error:
+        log.error("%s is not served: %s", name, error)
+        return None
+    return Function(
+        **common,
+        kind="httpTrigger",
+        template=template,
+        methods=frozenset(str(getattr(method, "value", method)).upper() for method in trigger.methods or ()),
+        auth_level=str(getattr(trigger.auth_level, "value", trigger.auth_level) or "FUNCTION").upper(),
+    )
+
+
+def _setting(text: str) -> str:
+    """``%NAME%`` stands for a setting."""
+    return os.environ.get(text[1:-1], text) if text.startswith("%") and text.endswith("%") and len(text) > 2 else text
+
+
+def _check_signature(name: str, call: Callable[..., Any], bound: set[str], trigger: Any) -> bool:
+    """Whether the function wants its context.
+
+    Raises:
+        Unusable: its parameters are not the bindings'.
+    """
+    parameters = dict(inspect.signature(call).parameters)
+    context = parameters.pop("context", None)
+    if context is not None and context.annotation not in (inspect.Parameter.empty, func.Context, "func.Context", "Context"):
+        raise Unusable(f"{name}: the context parameter is expected to be of type azure.functions.Context")
+    if missing := bound - parameters.keys():
+        raise Unusable(f"{name}: bound, but no parameter: {', '.join(sorted(missing))}")
+    if extra := parameters.keys() - bound:
+        raise Unusable(f"{name}: a parameter, but not bound: {', '.join(sorted(extra))}")
+    wanted = {"httpTrigger": func.HttpRequest, "timerTrigger": func.TimerRequest}.get(trigger.type)
+    annotation = parameters[trigger.name].annotation
+    annotated = isinstance(annotation, type) and annotation is not inspect.Parameter.empty
+    if wanted is not None and annotated and not issubclass(annotation, wanted):
+        raise Unusable(f"{name}: {trigger.name} is expected to be of type {wanted.__name__}")
+    return context is not None
+
+
+# -- serving
+
+
+class Host:
+    """One app, served."""
+
+    def __init__(
+        self,
+        folder: Path,
+        functions: Sequence[Function],
+        settings: HostJson,
+        *,
+        function_key: str | None,
+        master_key: str | None,
+    ) -> None:
+        self._folder = folder
+        self._functions = functions
+        self._settings = settings
+        self._function_key = function_key
+        self._master_key = master_key
+        threads = os.environ.get("PYTHON_THREADPOOL_THREAD_COUNT", "")
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            int(threads) if threads.isdigit() and int(threads) else min(32, (os.cpu_count() or 1) + 4)
+        )
+        self._origin = ""
+
+    async def handle(self, message: Message) -> Answer:
+        """Answers one request."""
+        path = normalized(message.path)
+        parts = segments(path)
+        first = parts[0].lower() if parts else ""
+        reserved = first in {"admin", "runtime"}
+        answer = await (self._admin(message, parts or []) if reserved else self._routed(message, path, parts))
+        return with_headers(answer, self._settings.headers)
+
+    async def _routed(self, message: Message, path: str, parts: list[str] | None) -> Answer:
+        if parts is not None:
+            for function in self._functions:
+                if function.template is None or (function.methods and message.method not in function.methods):
+                    continue
+                route = function.template.match(parts)
+                if route is None:
+                    continue
+                if not self._may_call(function, message):
+                    return Answer(status=401)
+                return await self._call_http(function, message, path, route)
+            if not parts:
+                return _homepage()
+        return Answer(status=404)
+
+    def _may_call(self, function: Function, message: Message) -> bool:
+        if function.auth_level == "ANONYMOUS" or (self._function_key is None and self._master_key is None):
+            return True
+        allowed = [self._master_key] if function.auth_level == "ADMIN" else [self._function_key, self._master_key]
+        return any(_same(self._key_of(message), key) for key in allowed)
+
+    def _key_of(self, message: Message) -> str | None:
+        if "x-functions-key" in message.headers:
+            return message.headers["x-functions-key"]
+        return next(iter(parse_qs(message.query[1:]).get("code", [])), None)
+
+    async def _call_http(self, function: Function, message: Message, path: str, route: dict[str, str]) -> Answer:
+        origin = f"http://{message.headers.get('host', '')}"
+        datum = Datum(
+            {
+                "method": Datum(message.method, "string"),
+                "url": Datum(origin + encoded(path) + message.query, "string"),
+                "headers": {name: Datum(value, "string") for name, value in message.headers.items()},
+                "query": {name: Datum(value, "string") for name, value in query(message.query[1:]).items()},
+                "params": {name: Datum(value, "string") for name, value in route.items()},
+                "body": Datum(message.body, "bytes"),
+            },
+            "http",
+        )
+        request = HttpRequestConverter.decode(datum, trigger_metadata={})
+        try:
+            returned = await self._call(function, request)
+            return answer_of(returned)
+        except TimeoutError:
+            log.error("%s took longer than functionTimeout allows", function.name)
+        except Exception:
+            log.exception("%s failed", function.name)
+        return FAILED
+
+    async def _call(self, function: Function, argument: Any) -> Any:
+        token = _invocation.set(f"{function.name} {uuid.uuid4()}")
+        try:
+            arguments = {function.argument: argument}
+            if function.wants_context:
+                arguments["context"] = Context(function, self._folder)
+            limit = self._settings.timeout.total_seconds() if self._settings.timeout is not None else None
+            if inspect.iscoroutinefunction(function.call):
+                return await asyncio.wait_for(function.call(**arguments), limit)
+            work = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            future = loop.run_in_executor(self._pool, lambda: work.run(function.call, **arguments))
+            return await asyncio.wait_for(future, limit)
+        finally:
+            _invocation.reset(token)
+
+    # -- /admin
+
+    async def _admin(self, message: Message, parts: list[str]) -> Answer:
+        names = [part.lower() for part in parts[1:]]
+        if names == ["host", "ping"]:
+            return Answer(status=200)
+        routes: dict[tuple[str, ...], Callable[[], Any]] = {
+            ("host", "status"): self._status,
+            ("functions",): lambda: [self._described(one) for one in self._functions],
+        }
+        invoking = len(names) == 2 and names[0] == "functions"
+        if not invoking and tuple(names) not in routes:
+            return Answer(status=404)
+        refusal = self._may_administer(message)
+        if refusal is not None:
+            return refusal
+        if not invoking:
+            return _json(routes[tuple(names)]()) if message.method == "GET" else Answer(status=405)
+        function = next((one for one in self._functions if one.name.lower() == names[1]), None)
+        if message.method == "GET":
+            return _json(self._described(function)) if function is not None else Answer(status=404)
+        if message.method != "POST":
+            return Answer(status=405)
+        return await self._invoke(message, function)
+
+    async def _invoke(self, message: Message, function: Function | None) -> Answer:
+        media_type = message.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type not in {"application/json", "text/json"} and not media_type.endswith("+json"):
+            return Answer(status=415)
+        try:
+            json.loads(message.body)
+        except ValueError:
+            return Answer(status=400)
+        if function is None:
+            return Answer(status=404)
+        if function.kind == "timerTrigger":
+            self._start(function, past_due=False)
+        return Answer(status=202)
+
+    def _may_administer(self, message: Message) -> Answer | None:
+        if self._function_key is None and self._master_key is None:
+            return None
+        key = self._key_of(message)
+        if _same(key, self._master_key):
+            return None
+        if _same(key, self._function_key):
+            return Answer(status=403)
+        return Answer(status=401, headers=(("WWW-Authenticate", "Bearer"),))
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "id": "dev",
+            "state": "Running",
+            "version": "4.0.0.0",
+            "versionDetails": "dev/host.py",
+            "platformVersion": "",
+            "processUptime": 0,
+        }
+
+    def _described(self, function: Function) -> dict[str, Any]:
+        return {
+            "name": function.name,
+            "language": "python",
+            "isDisabled": False,
+            "config": {"bindings": [{"type": function.kind}]},
+        }
+
+    # -- timers
+
+    def start_timers(self) -> list["asyncio.Task[None]"]:
+        """Starts what fires by the clock; the tasks run until they are cancelled."""
+        return [asyncio.ensure_future(self._tick(one)) for one in self._functions if one.schedule is not None]
+
+    async def _tick(self, function: Function) -> None:
+        assert function.schedule is not None
+        if function.run_on_startup:
+            self._start(function, past_due=False)
+        due = function.schedule.after(now())
+        while True:
+            await asyncio.sleep(max(0.0, (due - now()).total_seconds()))
+            if now() < due:
+                continue
+            self._start(function, past_due=now() - due > timedelta(seconds=1))
+            due = function.schedule.after(max(due, now() - timedelta(seconds=1)))
+
+    def _start(self, function: Function, *, past_due: bool) -> None:
+        task = asyncio.ensure_future(self._run_timer(function, past_due=past_due))
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+
+    async def _run_timer(self, function: Function, *, past_due: bool) -> None:
+        try:
+            await self._call(function, TimerRequest(past_due=past_due))
+        except Exception:
+            log.exception("%s failed", function.name)
+
+
+_running: set["asyncio.Task[None]"] = set()
+
+
+class TimerRequest(func.TimerRequest):
+    """What a timer's function gets."""
+
+    def __init__(self, *, past_due: bool) -> None:
+        self._past_due = past_due
+
+    @property
+    def past_due(self) -> bool:
+        """Whether it fires late."""
+        return self._past_due
+
+    @property
+    def schedule_status(self) -> dict[str, Any]:
+        """Nothing is kept between runs."""
+        return {}
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Whether it corrects for daylight saving."""
+        return {"AdjustForDST": True}
+
+
+def _same(given: str | None, wanted: str | None) -> bool:
+    return given is not None and wanted is not None and hmac.compare_digest(given.encode(), wanted.encode())
+
+
+def _json(value: Any) -> Answer:
+    return Answer(status=200, headers=(("Content-Type", "application/json; charset=utf-8"),), body=json.dumps(value).encode())
+
+
+def _homepage() -> Answer:
+    if os.environ.get("AzureWebJobsDisableHomepage", "").lower() == "true":
+        return Answer(status=204)
+    page = "<!DOCTYPE html><html lang='en'><head><title>Function app</title></head><body><h1>It is running</h1></body></html>"
+    return Answer(status=200, headers=(("Content-Type", "text/html"),), body=page.encode())
+
+
+# -- the process
+
+
+class _Prefixed(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        return f"{time} {record.levelname} [{_invocation.get()}] {super().format(record)}"
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command; see the module.  Returns its exit code when it was told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m dev host")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--port", type=int, default=7071)
+    parser.add_argument("--function-key")
+    parser.add_argument("--master-key")
+    options = parser.parse_args(argv)
+    return main(options.folder.resolve(), options.port, options.function_key, options.master_key)
+
+
+def main(folder: Path, port: int, function_key: str | None = None, master_key: str | None = None) -> int:
+    """Serves the app in ``folder`` until SIGTERM or Ctrl-C."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Prefixed("%(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    read_local_settings(folder)
+    functions: list[Function] = []
+    settings = HostJson()
+    try:
+        settings = read_host_json(folder)
+        functions = load(folder, settings.prefix)
+    except Unusable as error:
+        log.error("No function is served, every path answers 404:\n%s", error)
+    host = Host(folder, functions, settings, function_key=function_key, master_key=master_key)
+    try:
+        asyncio.run(_serve(host, port, functions))
+    except OSError as error:
+        print(f"Port {port} cannot be used: {error.strerror or error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+async def _serve(host: Host, port: int, functions: Sequence[Function]) -> None:
+    server = Server(host.handle)
+    port = await server.start(["127.0.0.1", "::1"], port)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
+            with contextlib.suppress(ValueError):
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    for one in functions:
+        where = (
+            f"{','.join(sorted(one.methods)) or '*'} /{one.template.text}"
+            if one.template
+            else one.schedule and one.schedule.text
+        )
+        print(f"  {one.name}: {where}", flush=True)
+    print(f"listening on http://127.0.0.1:{port}", flush=True)
+    timers = host.start_timers()
+    await stop.wait()
+    for timer in timers:
+        timer.cancel()
+    await server.stop()
+    if _running:
+        await asyncio.wait(list(_running))
+
+
+if __name__ == "__main__":
+    threading.current_thread().name = "host"
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""What becomes of a function's answer: the library's converter first, then what the host makes of it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from azure.functions.http import HttpResponseConverter
+
+if TYPE_CHECKING:
+    from http.cookies import Morsel, SimpleCookie
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_EXPIRES = ("%a, %d %b %Y %H:%M:%S GMT", "%a, %d-%b-%Y %H:%M:%S GMT", "%a, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+_LONGEST_SPAN = 922_337_203_685.0
+"""Seconds that .NET's ``TimeSpan`` holds."""
+_PLAIN = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer on its way out; ``headers`` with repeats only for ``Set-Cookie``."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+FAILED = Answer(status=500)
+
+
+def answer_of(returned: Any) -> Answer:
+    """The host's answer for what a function returned.
+
+    Raises:
+        Exception: whatever the library or the host would fail with; the caller answers 500 and logs it.
+    """
+    datum = HttpResponseConverter.encode(returned, expected_type=None)
+    if datum.type == "string":
+        return _from_text(datum.value)
+    value = datum.value
+    headers: dict[str, tuple[str, str]] = {}
+    for name, item in value["headers"].items():
+        headers[name.lower()] = (name, item.value)
+    cookies = [_rendered(morsel) for jar in value["cookies"] or [] for morsel in _morsels(jar)]
+    return _checked(int(value["status_code"].value), [*headers.values()], cookies, value["body"].value)
+
+
+def _from_text(text: str) -> Answer:
+    """A function that returns text: the host looks for JSON in it, and for a whole response in that."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return Answer(status=200, headers=(("Content-Type", _PLAIN),), body=text.encode())
+    members = {key.lower(): item for key, item in value.items()} if isinstance(value, dict) else {}
+    if "body" not in members:
+        return Answer(status=200, headers=(("Content-Type", _PLAIN),), body=_shown(value))
+    headers = {name.lower(): (name, str(item)) for name, item in (members.get("headers") or {}).items()}
+    headers.setdefault("content-type", ("Content-Type", _PLAIN))
+    status = int(members.get("statuscode", members.get("status", 200)))
+    return _checked(status, [*headers.values()], [], _shown(members["body"]))
+
+
+def _shown(value: Any) -> bytes:
+    if value is None:
+        return b""
+    if isinstance(value, str):
+        return value.encode()
+    return json.dumps(value, indent=2, ensure_ascii=False).encode()
+
+
+def _checked(status: int, headers: list[tuple[str, str]], cookies: list[str], body: bytes) -> Answer:
+    if not 100 <= status <= 999:
+        raise ValueError(f"status {status}")
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"header {name!r} cannot be sent")
+    return Answer(status=status, headers=(*headers, *(("Set-Cookie", cookie) for cookie in cookies)), body=body)
+
+
+def _morsels(jar: "SimpleCookie") -> list["Morsel[str]"]:
+    return list(jar.values())
+
+
+def _rendered(morsel: "Morsel[str]") -> str:
+    """A cookie as the host writes it: attributes in lower case and in its own order, the value percent-encoded."""
+    if not _TOKEN.fullmatch(morsel.key):
+        raise ValueError(f"cookie name {morsel.key!r}")
+    parts = [f"{morsel.key}={quote(morsel.value, safe='-._~')}"]
+    if morsel["expires"]:
+        parts.append(f"expires={_expires(str(morsel['expires'])):%a, %d %b %Y %H:%M:%S} GMT")
+    if str(morsel["max-age"]):
+        parts.append(f"max-age={_seconds(str(morsel['max-age']))}")
+    parts.append(f"domain={morsel['domain']}")
+    parts.append(f"path={morsel['path']}")
+    if morsel["secure"]:
+        parts.append("secure")
+    same_site = str(morsel["samesite"]).lower()
+    if same_site in {"lax", "strict", "none"}:
+        parts.append(f"samesite={same_site}")
+    if morsel["httponly"]:
+        parts.append("httponly")
+    return "; ".join(parts)
+
+
+def _expires(text: str) -> datetime:
+    for form in _EXPIRES:
+        try:
+            return datetime.strptime(text, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    raise ValueError(f"cookie expires {text!r}")
+
+
+def _seconds(text: str) -> int:
+    seconds = float(text)
+    if not -_LONGEST_SPAN < seconds < _LONGEST_SPAN:
+        raise ValueError(f"cookie max-age {text!r}")
+    return int(seconds)
+
+
+def with_headers(answer: Answer, more: Mapping[str, str]) -> Answer:
+    """The answer with ``customHeaders`` of host.json, where the function did not set them itself."""
+    there = {name.lower() for name, _ in answer.headers}
+    added = tuple((name, value) for name, value in more.items() if name.lower() not in there)
+    return Answer(status=answer.status, headers=(*answer.headers, *added), body=answer.body)
