@@ -20,7 +20,7 @@ from dev import locks
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".dev"
-RUN = ("requirements.txt", "requirements-local.txt")
+RUN = ("requirements.txt",)
 TEST = (*RUN, "requirements-dev.txt")
 """Requirements files: the last one includes those before it."""
 _NODE = (20, 12)
