@@ -67,7 +67,7 @@ def alice(app: App) -> UserAgent:
         lambda good: good.upper(),
         lambda good: f'"{good}"',
         lambda good: good + "%00",
-        lambda good: good + "é",
+        lambda good: good + "é".encode().decode("latin-1"),
     ],
     ids=[
         "none",
