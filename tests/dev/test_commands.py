@@ -20,9 +20,11 @@ from pathlib import Path
 import certifi
 import pytest
 
-from dev import certificates, commands, ports, setup, stack
+from dev import certificates, commands, ports, setup
+from dev import stack as local
 from dev.processes import Child, ChildFailed, stop
 from dev.stack import ROOT
+from shared.settings import load
 from tests.support.stack import Stack
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and scripts of POSIX")
@@ -377,8 +379,8 @@ time.sleep(60)
 
 def test_azurite_leaves_no_file_behind(tmp_path: Path) -> None:
     """Tables are in memory; the folder holds the log."""
-    with stack.launch_azurite(tmp_path) as child:
-        stack.azurite_ready(child)
+    with local.launch_azurite(tmp_path) as child:
+        local.azurite_ready(child)
     assert [path.name for path in tmp_path.iterdir()] == ["azurite.log"]
 
 
@@ -387,10 +389,8 @@ def test_azurite_leaves_no_file_behind(tmp_path: Path) -> None:
 
 def test_settings_of_the_machine_do_not_leak_in(stack: Stack) -> None:
     """A shell that names a real tenant does not contradict the local stack, nor does a proxy get local requests."""
-    from dev.stack import environment, settings  # noqa: PLC0415 - the fixture has the module's name
-
-    values = settings(stack.azurite, stack.provider.local, origin="http://localhost:7071")
-    env = environment(
+    values = local.settings(stack.azurite, stack.provider.local, origin="http://localhost:7071")
+    env = local.environment(
         values,
         {
             "AUTHORITY": "https://real",
@@ -407,12 +407,18 @@ def test_settings_of_the_machine_do_not_leak_in(stack: Stack) -> None:
 
 def test_the_products_own_check_accepts_the_local_settings(stack: Stack) -> None:
     """What the commands set is a complete and faultless configuration."""
-    from dev.stack import environment, settings  # noqa: PLC0415 - the fixture has the module's name
-    from shared.settings import load  # noqa: PLC0415
-
-    loaded = load(environment(settings(stack.azurite, stack.provider.local, origin="http://localhost:7071"), {}))
+    loaded = load(local.environment(local.settings(stack.azurite, stack.provider.local, origin="http://localhost:7071"), {}))
     assert loaded.authority == stack.provider.issuer
     assert loaded.scopes == ("User.Read",)
+
+
+def test_the_sample_is_complete_once_its_blanks_are_filled() -> None:
+    """Whoever fills in what stands in angle brackets has a faultless configuration."""
+    text = (ROOT / "local.settings.json.sample").read_text(encoding="utf-8")
+    values = json.loads(text)["Values"]
+    values["SEALING_KEYS"] = local.sealing_key("k1")
+    filled = {name: re.sub("<.*>", "11111111-2222-4333-8444-555555555555", value) for name, value in values.items()}
+    assert load(filled).authority.startswith("https://login.microsoftonline.com/1111")
 
 
 def test_a_local_settings_file_of_ones_own_is_kept(tmp_path: Path) -> None:
@@ -446,7 +452,7 @@ def test_run_serves_and_ends_everything(command: type[Command], tiny_app: Path, 
     address = running.said(r"Your app +(http://localhost:\d+)/")[1]
     running.said("Ctrl-C ends all of it")
     assert "dev/host.py" in running.log.read_text(encoding="utf-8")
-    assert get(f"{address.replace('localhost', '127.0.0.1')}/health") == stack.CLIENT_ID
+    assert get(f"{address.replace('localhost', '127.0.0.1')}/health") == local.CLIENT_ID
     children = children_of(running.process.pid)
     assert len(children) >= 3
     os.kill(running.process.pid, how)
@@ -464,7 +470,7 @@ def test_a_second_run_works_while_the_first_runs(command: type[Command], tiny_ap
         running.said("Ctrl-C ends all of it")
     assert len(set(addresses)) == 2
     for address in addresses:
-        assert get(f"{address.replace('localhost', '127.0.0.1')}/health") == stack.CLIENT_ID
+        assert get(f"{address.replace('localhost', '127.0.0.1')}/health") == local.CLIENT_ID
 
 
 @POSIX
@@ -515,9 +521,9 @@ def test_services_write_settings_that_a_host_takes_as_they_are(command: type[Com
     assert values["AzureWebJobsDisableHomepage"] == "true"
     clean = {name: value for name, value in os.environ.items() if name not in values}
     clean["DEV_SETUP_DONE"] = "1"
-    with Child("The host", stack.host_command(tiny_app, port), log=tiny_app / "log", env=clean, cwd=ROOT) as host:
-        stack.wait_until_healthy(host, f"http://127.0.0.1:{port}/health", seconds=30)
-        assert get(f"http://127.0.0.1:{port}/health") == stack.CLIENT_ID
+    with Child("The host", local.host_command(tiny_app, port), log=tiny_app / "log", env=clean, cwd=ROOT) as host:
+        local.wait_until_healthy(host, f"http://127.0.0.1:{port}/health", seconds=30)
+        assert get(f"http://127.0.0.1:{port}/health") == local.CLIENT_ID
     children = children_of(running.process.pid)
     os.kill(running.process.pid, signal.SIGTERM)
     assert running.ended() == 0
