@@ -152,7 +152,7 @@ def stop(children: Iterable[Child], *, patience: float = _PATIENCE) -> None:
 
 
 def interruptible() -> None:
-    """Makes Ctrl-C, SIGTERM and a closed terminal raise ``Interrupted`` in the main thread, once."""
+    """Makes Ctrl-C, SIGTERM and a closed terminal (but for ``nohup``) raise ``Interrupted`` in the main thread, once."""
 
     def raise_interrupted(_number: int, _frame: FrameType | None) -> None:
         for name in names:
@@ -160,6 +160,7 @@ def interruptible() -> None:
         raise Interrupted
 
     names = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+    names = [name for name in names if name == signal.SIGINT or signal.getsignal(name) != signal.SIG_IGN]
     for name in names:
         signal.signal(name, raise_interrupted)
 

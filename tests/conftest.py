@@ -4,20 +4,26 @@
 ``provider``  the provider, one for the whole run; its switches and counters are as at the start in every test
 ``stack``     starts apps (``stack.start_app``), which end with the test
 ``app``       one app with the usual settings, for the whole run: for tests that need no settings of their own
-``agent``     a browser (``tests/support/user_agent.py``)
+``agent``     a browser without a screen (``tests/support/user_agent.py``)
+``chromium``  a real one, over Playwright, one for each module: ``chromium.new_context()`` in each test
 
 With ``CI`` set, a test of ``azurite``, ``browser`` or ``stack`` that would be skipped fails: what did not run has not passed.
 """
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dev import stack as local
 from tests.support.stack import App, Azurite, Provider, Stack
 from tests.support.user_agent import UserAgent
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _provider: list[Provider] = []
 _MUST_RUN = ("azurite", "browser", "stack")
@@ -83,3 +89,22 @@ def app(azurite: Azurite, provider: Provider, tmp_path_factory: pytest.TempPathF
 def agent() -> UserAgent:
     """A browser that has not been anywhere."""
     return UserAgent()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """The machine's Chromium or Chrome, or else the one that Playwright installed.
+
+    Not for the whole run: as long as Playwright is there, no other test can run an event loop.
+    """
+    from playwright.sync_api import Error, sync_playwright  # unit tests need not wait for it
+
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")))
+    with sync_playwright() as playwright:
+        try:
+            # CI runs as root, where Chromium has no sandbox.
+            browser = playwright.chromium.launch(executable_path=next(found, None), args=["--no-sandbox"])
+        except Error as error:
+            pytest.skip(f"no Chromium: {error}")
+        yield browser
+        browser.close()

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import jwt
 import pytest
 import requests
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from dev import stack as local
 from tests.support.stack import Provider
@@ -536,12 +536,11 @@ def test_wrong_switches_and_clients_are_refused_by_name(provider: Provider) -> N
 
 
 @pytest.mark.browser
-def test_the_pages_scripts_work_in_a_real_browser(relay: Relay) -> None:
+def test_the_pages_scripts_work_in_a_real_browser(relay: Relay, chromium: Browser) -> None:
     """The form posts itself, the sign-out goes on as soon as the frames have loaded, and the console stays empty."""
     said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = browser.new_page()
+    with chromium.new_context() as context:
+        page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.goto(f"{relay.provider.another_app}/sign-in")
@@ -562,6 +561,5 @@ def test_the_pages_scripts_work_in_a_real_browser(relay: Relay) -> None:
         page.get_by_role("link", name="Sign out").click()
         page.wait_for_url(relay.provider.another_app)
         assert "Not signed in" in page.inner_text("body")
-        browser.close()
     assert relay.next("/auth/frontchannel-logout")[1].get("Cookie") is None
     assert said == []
