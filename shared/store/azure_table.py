@@ -1,27 +1,72 @@
 """Tables in Azure Table Storage, Azurite or Cosmos DB for Table: the only importer of ``azure.data.tables``.
 
-What a row means is ``sessions.py`` and ``index.py``; the contract is ``table.py``.
+The contract is ``table.py``; what a row means is ``sessions.py`` and ``index.py``.
+
+Time and retries are ours, not the SDK's, so that they can be said in one sentence: an operation is tried up to three times,
+after 0.1 and 0.4 s (or what ``Retry-After`` asks), on 408, 429, 5xx and failed connections, and all of it together takes no longer
+than ``limits.STORAGE`` or what the request has left.  A write that was carried out though its answer was lost meets its own
+work when it is repeated: that is a ``Conflict``, as the contract says.
 """
 
 import logging
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from azure.core import MatchConditions
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
-from azure.data.tables import EdmType, EntityProperty, TableServiceClient, TableTransactionError, UpdateMode
+from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.pipeline.transport import RequestsTransport
+from azure.data.tables import EdmType, EntityProperty, TableClient, TableServiceClient, UpdateMode
 
 from shared import limits
 from shared.errors import StorageUnavailable
-from shared.store.table import TRANSACTION_LIMIT, Conflict, Delete, Insert, Merge, Operation, Replace, Row, RowChanged, RowExists, RowMissing, Table, Upsert, Value
+from shared.store.table import (
+    TRANSACTION_LIMIT,
+    Conflict,
+    Delete,
+    Insert,
+    Merge,
+    Operation,
+    Row,
+    RowChanged,
+    RowExists,
+    RowMissing,
+    Table,
+    Upsert,
+    Value,
+)
+
+T = TypeVar("T")
+
+PAUSES = (0.1, 0.4)
+"""Seconds before the second and the third try."""
+CONNECT = 2.0
+"""Seconds for a connection: a dead address is found out in time for another try."""
+_CONNECTIONS = 64
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_CONFLICTS: Mapping[str, type[Conflict]] = {
+    "EntityAlreadyExists": RowExists,
+    "UpdateConditionNotSatisfied": RowChanged,
+    "ConditionNotMet": RowChanged,
+    "ResourceNotFound": RowMissing,
+    "EntityNotFound": RowMissing,
+}
+_BY_STATUS: Mapping[int, type[Conflict]] = {409: RowExists, 412: RowChanged, 404: RowMissing}
+_ILLEGAL = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
+_OPTIONS: dict[str, Any] = {"retry_total": 0, "user_agent": "functions-sign-out"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageAccount:
+    """Where the tables are: a connection string, or an address and an identity.
+
+    ``client_id`` is that of a user-assigned managed identity; ``managed_identity`` insists on a managed identity, otherwise
+    the environment decides (a developer's sign-in, workload identity …).
+    """
+
     connection_string: str | None = field(default=None, repr=False)
     table_service_uri: str | None = None
     client_id: str | None = None
@@ -29,139 +74,256 @@ class StorageAccount:
 
 
 class AzureTables:
+    """The tables of one storage account.  Building it does no I/O; it is safe for threads."""
+
     def __init__(self, account: StorageAccount, prefix: str) -> None:
-        logging.getLogger("azure").setLevel(logging.WARNING)
+        logging.getLogger("azure").setLevel(logging.WARNING)  # at INFO it writes two records for each request
         self._prefix = prefix
-        self._service = TableServiceClient.from_connection_string(account.connection_string or "", retry_total=2)
+        self._service = _service(account)
 
     def table(self, name: str) -> Table:
+        """The table ``prefix + name``; it is created by the first write that misses it."""
         return _AzureTable(self._service, self._prefix + name)
 
     def check(self) -> None:
-        with _mapped():
-            next(iter(self._service.list_tables(results_per_page=1)), None)
+        """One cheap request.
+
+        Raises:
+            StorageUnavailable: the account does not answer, or does not let us in.
+        """
+        _attempt("check", lambda: next(iter(self._service.list_tables(results_per_page=1, **_timeouts())), None))
 
 
-@contextmanager
-def _mapped() -> Iterator[None]:
-    try:
-        yield
-    except Conflict:
-        raise
-    except AzureError as error:
-        raise StorageUnavailable(type(error).__name__) from None
+def _service(account: StorageAccount) -> TableServiceClient:
+    # Without environment settings requests does not read them anew for every call; a proxy would have to be built in here.
+    transport = RequestsTransport(use_env_settings=False, connection_timeout=CONNECT, read_timeout=limits.STORAGE)
+    transport.open()
+    for scheme in ("https://", "http://"):
+        transport.session.get_adapter(scheme).init_poolmanager(_CONNECTIONS, _CONNECTIONS)
+    if account.connection_string is not None:
+        return TableServiceClient.from_connection_string(account.connection_string, transport=transport, **_OPTIONS)
+    from azure.identity import DefaultAzureCredential, ManagedIdentityCredential  # noqa: PLC0415 - 350 ms, when it is used
+
+    credential: Any = (
+        ManagedIdentityCredential(client_id=account.client_id)
+        if account.managed_identity
+        else DefaultAzureCredential(managed_identity_client_id=account.client_id)
+    )
+    return TableServiceClient(account.table_service_uri or "", credential=credential, transport=transport, **_OPTIONS)
 
 
 class _AzureTable:
+    """One table; see ``Table``."""
+
     def __init__(self, service: TableServiceClient, name: str) -> None:
-        self._service, self._name = service, name
-        self._client = service.get_table_client(name)
+        self._service = service
+        self._name = name
+        self._client: TableClient = service.get_table_client(name)
 
     def read(self, partition: str, key: str) -> Row | None:
-        with _mapped():
-            try:
-                return _row(self._client.get_entity(partition, key))
-            except ResourceNotFoundError:
-                return None
+        """See ``Table.read``."""
+        _check_keys(partition, key)
+        try:
+            return self._attempt("read", lambda: _row(self._client.get_entity(partition, key, **_timeouts())))
+        except RowMissing:
+            return None
 
     def list(self, partition: str, *, columns: Sequence[str] | None = None) -> Sequence[Row]:
+        """See ``Table.list``."""
+        _check_keys(partition)
         select = ["PartitionKey", "RowKey", *columns] if columns is not None else None
-        with _mapped():
-            try:
-                return [_row(e) for e in self._client.query_entities("PartitionKey eq @p", parameters={"p": partition}, select=select)]
-            except ResourceNotFoundError:
-                return []
+
+        def rows() -> list[Row]:
+            found = self._client.query_entities(
+                "PartitionKey eq @partition", parameters={"partition": partition}, select=select, **_timeouts()
+            )
+            return [_row(entity) for entity in found]
+
+        try:
+            return self._attempt("list", rows)
+        except RowMissing:
+            return []
 
     def scan(self, *, first: str, before: str) -> Iterator[Row]:
-        with _mapped():
+        """See ``Table.scan``."""
+        token: Any = None
+        while True:
+            pages = self._client.query_entities(
+                "PartitionKey ge @first and PartitionKey lt @before",
+                parameters={"first": first, "before": before},
+                **_timeouts(),
+            ).by_page(continuation_token=token)
             try:
-                for entity in self._client.query_entities("PartitionKey ge @a and PartitionKey lt @b", parameters={"a": first, "b": before}):
-                    yield _row(entity)
-            except ResourceNotFoundError:
+                page = self._attempt("scan", lambda pages=pages: [_row(entity) for entity in next(pages, ())])  # type: ignore[misc]
+            except RowMissing:
+                return
+            yield from page
+            token = pages.continuation_token  # type: ignore[attr-defined]
+            if token is None:
                 return
 
     def write(self, partition: str, operation: Operation) -> str:
-        with _mapped():
-            for _ in range(2):
-                try:
-                    return self._write(partition, operation)
-                except ResourceNotFoundError as error:
-                    if getattr(error, "error_code", "") == "TableNotFound":
-                        self._create()
-                        continue
-                    raise RowMissing(operation.key) from None
-                except ResourceExistsError:
-                    raise RowExists(operation.key) from None
-                except ResourceModifiedError:
-                    raise RowChanged(operation.key) from None
-        raise StorageUnavailable("no table")
+        """See ``Table.write``."""
+        _check_keys(partition, operation.key)
+        return self._creating("write", lambda: self._write(partition, operation))
 
-    def _create(self) -> None:
-        self._service.create_table_if_not_exists(self._name)
+    def transact(self, partition: str, operations: Sequence[Operation]) -> None:
+        """See ``Table.transact``."""
+        if not 1 <= len(operations) <= TRANSACTION_LIMIT:
+            raise ValueError(f"a transaction has 1 to {TRANSACTION_LIMIT} operations")
+        if len({operation.key for operation in operations}) < len(operations):
+            raise ValueError("a transaction touches each row once")
+        _check_keys(partition, *(operation.key for operation in operations))
+        steps = [_step(partition, operation) for operation in operations]
+        self._creating("transact", lambda: self._client.submit_transaction(steps, **_timeouts()))
 
     def _write(self, partition: str, operation: Operation) -> str:
         keys = {"PartitionKey": partition, "RowKey": operation.key}
-        if isinstance(operation, Delete):
-            extra = {"etag": operation.etag, "match_condition": MatchConditions.IfNotModified} if operation.etag else {}
-            url_like = self._client.get_entity if False else None
-            del url_like
-            # delete_entity swallows 404: a transaction of one does not
-            self._client.submit_transaction([("delete", keys, extra)])
-            return ""
-        entity = {**keys, **{n: _out(v) for n, v in operation.values.items()}}
-        if isinstance(operation, Insert):
-            return str(self._client.create_entity(entity)["etag"])
-        if isinstance(operation, Upsert):
-            return str(self._client.upsert_entity(entity, mode=UpdateMode.REPLACE)["etag"])
-        mode = UpdateMode.MERGE if isinstance(operation, Merge) else UpdateMode.REPLACE
-        return str(self._client.update_entity(entity, mode=mode, etag=operation.etag, match_condition=MatchConditions.IfNotModified)["etag"])
+        match operation:
+            case Delete(key=key, etag=etag):
+                statuses: list[int] = []
+                self._client.delete_entity(
+                    partition,
+                    key,
+                    **_condition(etag),
+                    **_timeouts(),
+                    raw_response_hook=lambda response: statuses.append(response.http_response.status_code),
+                )
+                if statuses[-1:] == [404]:  # the SDK passes over it
+                    raise RowMissing(key)
+                return ""
+            case Insert(values=values):
+                answer = self._client.create_entity({**keys, **_outgoing(values)}, **_timeouts())
+            case Upsert(values=values):
+                answer = self._client.upsert_entity({**keys, **_outgoing(values)}, mode=UpdateMode.REPLACE, **_timeouts())
+            case _:
+                answer = self._client.update_entity(
+                    {**keys, **_outgoing(operation.values)},
+                    mode=_mode(operation),
+                    **_condition(operation.etag),
+                    **_timeouts(),
+                )
+        return str(answer["etag"])
 
-    def transact(self, partition: str, operations: Sequence[Operation]) -> None:
-        if not 1 <= len(operations) <= TRANSACTION_LIMIT:
-            raise ValueError(f"a transaction has 1 to {TRANSACTION_LIMIT} operations")
-        with _mapped():
-            for _ in range(2):
-                try:
-                    self._client.submit_transaction([_step(partition, o) for o in operations])
-                    return
-                except TableTransactionError as error:
-                    if error.error_code == "TableNotFound":
-                        self._create()
-                        continue
-                    kind = {404: RowMissing, 409: RowExists, 412: RowChanged}.get(error.status_code or 0)
-                    if kind is None:
-                        raise
-                    raise kind(str(error.index)) from None
-                except ResourceNotFoundError:
-                    self._create()
+    def _creating(self, what: str, work: Callable[[], T]) -> T:
+        """Carries out a write; where the table is missing, creates it and tries once more."""
+        try:
+            return self._attempt(what, work, table_missing=_TableMissing)
+        except _TableMissing:
+            self._attempt("create table", lambda: self._service.create_table_if_not_exists(self._name, **_timeouts()))
+            return self._attempt(what, work)
+
+    def _attempt(self, what: str, work: Callable[[], T], *, table_missing: type[Exception] = RowMissing) -> T:
+        return _attempt(f"{what} {self._name}", work, table_missing=table_missing)
+
+
+class _TableMissing(Exception):
+    pass
+
+
+def _attempt(what: str, work: Callable[[], T], *, table_missing: type[Exception] = RowMissing) -> T:
+    """Carries out one operation within its time, repeating what may succeed a moment later.
+
+    Raises:
+        Conflict: the row is not as the operation demands.
+        StorageUnavailable: nothing is known about the operation.
+    """
+    with limits.within(limits.STORAGE):
+        for pause in (*PAUSES, None):
+            if limits.left(limits.STORAGE) <= 0:
+                break
+            try:
+                return work()
+            except HttpResponseError as error:
+                code = _code(error)
+                if code == "TableNotFound":
+                    raise table_missing(what) from None
+                if error.status_code is not None and error.status_code not in _TRANSIENT:
+                    conflict = _CONFLICTS.get(code) or _BY_STATUS.get(error.status_code)
+                    if conflict is not None and (code in _CONFLICTS or not code):
+                        raise conflict(what) from None
+                    raise StorageUnavailable(_said(what, error)) from None
+                said, wish = _said(what, error), _retry_after(error)
+            except AzureError as error:  # no connection, no answer, or none that can be read
+                said, wish = f"{what}: {type(error).__name__}", 0.0
+            wait = max(pause or 0.0, wish)
+            if pause is None or wait >= limits.left(limits.STORAGE):
+                raise StorageUnavailable(said) from None
+            time.sleep(wait)
+        raise StorageUnavailable(f"{what}: no time left")
+
+
+def _timeouts() -> dict[str, Any]:
+    left = max(0.05, limits.left(limits.STORAGE))
+    return {"connection_timeout": min(CONNECT, left), "read_timeout": left}
+
+
+def _code(error: HttpResponseError) -> str:
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
+def _said(what: str, error: HttpResponseError) -> str:
+    """For the log: what was refused and how; never keys or values, which may stand in the error's own message."""
+    headers = getattr(error.response, "headers", None) or {}
+    return f"{what}: {error.status_code} {_code(error)} (request {headers.get('x-ms-request-id', 'unknown')})"
+
+
+def _retry_after(error: HttpResponseError) -> float:
+    headers = getattr(error.response, "headers", None) or {}
+    text = str(headers.get("Retry-After", ""))
+    return float(text) if re.fullmatch(r"\d{1,5}", text) else 0.0
+
+
+def _check_keys(*keys: str) -> None:
+    """Keys that storage refuses are a fault of ours: they are not sent."""
+    if any(_ILLEGAL.search(key) for key in keys):
+        raise ValueError("a key holds a character that storage refuses")
+
+
+def _condition(etag: str | None) -> dict[str, Any]:
+    return {} if etag is None else {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+
+
+def _mode(operation: Operation) -> UpdateMode:
+    return UpdateMode.MERGE if isinstance(operation, Merge) else UpdateMode.REPLACE
 
 
 def _step(partition: str, operation: Operation) -> Any:
     keys = {"PartitionKey": partition, "RowKey": operation.key}
-    if isinstance(operation, Delete):
-        return ("delete", keys, {"etag": operation.etag, "match_condition": MatchConditions.IfNotModified} if operation.etag else {})
-    entity = {**keys, **{n: _out(v) for n, v in operation.values.items()}}
-    if isinstance(operation, Insert):
-        return ("create", entity)
-    if isinstance(operation, Upsert):
-        return ("upsert", entity, {"mode": UpdateMode.REPLACE})
-    mode = UpdateMode.MERGE if isinstance(operation, Merge) else UpdateMode.REPLACE
-    return ("update", entity, {"mode": mode, "etag": operation.etag, "match_condition": MatchConditions.IfNotModified})
+    match operation:
+        case Delete(etag=etag):
+            return ("delete", keys, _condition(etag))
+        case Insert(values=values):
+            return ("create", {**keys, **_outgoing(values)})
+        case Upsert(values=values):
+            return ("upsert", {**keys, **_outgoing(values)}, {"mode": UpdateMode.REPLACE})
+        case _:
+            entity = {**keys, **_outgoing(operation.values)}
+            return ("update", entity, {"mode": _mode(operation), **_condition(operation.etag)})
 
 
-def _out(value: Value) -> Any:
-    return EntityProperty(value, EdmType.INT64) if isinstance(value, int) and not isinstance(value, bool) else value
+def _outgoing(values: Mapping[str, Value]) -> dict[str, Any]:
+    """Whole numbers go as ``Edm.Int64``; the SDK would send 32 bits."""
+    return {
+        name: EntityProperty(value, EdmType.INT64) if isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in values.items()
+    }
 
 
-def _row(entity: Mapping[str, Any]) -> Row:
-    values: dict[str, Value] = {}
-    for name, value in entity.items():
-        if name in ("PartitionKey", "RowKey"):
-            continue
-        if isinstance(value, EntityProperty):
-            value = value.value
-        if isinstance(value, datetime):
-            value = datetime.fromtimestamp(value.timestamp(), UTC).replace(microsecond=value.microsecond)
-        if value is not None:
-            values[name] = value
-    return Row(partition=entity["PartitionKey"], key=entity["RowKey"], etag=entity.metadata["etag"], values=values)  # type: ignore[attr-defined]
+def _row(entity: Any) -> Row:
+    values = {
+        name: _incoming(value)
+        for name, value in entity.items()
+        if name not in {"PartitionKey", "RowKey", "Timestamp"} and value is not None
+    }
+    return Row(partition=entity["PartitionKey"], key=entity["RowKey"], etag=entity.metadata["etag"], values=values)
+
+
+def _incoming(value: Any) -> Value:
+    plain = value.value if isinstance(value, EntityProperty) else value
+    if isinstance(plain, datetime):  # the SDK's own subclass
+        return datetime(
+            plain.year, plain.month, plain.day, plain.hour, plain.minute, plain.second, plain.microsecond, tzinfo=UTC
+        )
+    return plain  # type: ignore[no-any-return]
