@@ -4,8 +4,8 @@ The contract is ``table.py``; what a row means is ``sessions.py`` and ``index.py
 
 Time and retries are ours, not the SDK's, so that they can be said in one sentence: an operation is tried up to three times,
 after 0.1 and 0.4 s (or what ``Retry-After`` asks), on 408, 429, 5xx and failed connections, and all of it together takes no
-longer than ``limits.STORAGE`` or what the request has left.  A write that was carried out though its answer was lost meets its own
-work when it is repeated: that is a ``Conflict``, as the contract says.
+longer than ``limits.STORAGE`` or what the request has left.  A write that was carried out though its answer was lost meets
+its own work when it is repeated: that is a ``Conflict``, as the contract says.
 """
 
 import logging
@@ -259,8 +259,12 @@ def _timeouts() -> dict[str, Any]:
 
 
 def _code(error: HttpResponseError) -> str:
+    """The service's error code; ``create_entity`` of the SDK leaves it in the text of the answer."""
     code = getattr(error, "error_code", None)
-    return str(getattr(code, "value", code) or "")
+    if code:
+        return str(getattr(code, "value", code))
+    found = re.search(r'"code"\s*:\s*"(\w+)', str(error))
+    return found.group(1) if found else ""
 
 
 def _said(what: str, error: HttpResponseError) -> str:
