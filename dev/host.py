@@ -3,9 +3,10 @@
     python -m dev host FOLDER --port N [--function-key K --master-key K]
 
 Requests and answers pass through azure.functions' own converters: what Azure loses or changes is lost and changed here.
-What the host does was recorded (``tests/host_recordings``) and is followed as rules: ``host_wire.py`` is its HTTP server,
-``host_routes.py`` its routing, ``host_answers.py`` what it makes of an answer, ``host_timer.py`` its schedules.  This file
-loads the app, calls its functions, checks keys, answers ``/admin`` and runs the timers.
+What the host does was recorded (``tests/host_recordings``) and is followed as rules: ``host_app.py`` loads the app,
+``host_wire.py`` is the HTTP server, ``host_routes.py`` and ``host_constraints.py`` are its routing, ``host_answers.py`` is
+what it makes of an answer, ``host_timer.py`` its schedules, ``host_admin.py`` the list of its own routes.  This file calls
+the functions, checks keys, answers ``/admin`` and runs the timers.
 
 Keys are checked only when they are given, as ``func start --enable-auth`` and Azure do and ``func start`` does not.
 """
@@ -16,66 +17,34 @@ import concurrent.futures
 import contextlib
 import contextvars
 import hmac
-import importlib
 import inspect
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
-import traceback
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import azure.functions as func
 from azure.functions.http import HttpRequestConverter
 from azure.functions.meta import Datum
 
+from dev.host_admin import known
 from dev.host_answers import FAILED, Answer, answer_of, with_headers
-from dev.host_routes import Template, encoded, normalized, query, segments
-from dev.host_timer import Schedule, now
+from dev.host_app import Function, HostJson, Unusable, load, read_host_json, read_local_settings
+from dev.host_routes import decoded, encoded, normalized, pairs, query
+from dev.host_timer import now
 from dev.host_wire import Message, Server
 
 log = logging.getLogger("dev.host")
 
-_TIMEOUT = timedelta(minutes=5)
 _invocation: contextvars.ContextVar[str] = contextvars.ContextVar("invocation", default="host")
-
-
-class Unusable(Exception):
-    """The app cannot be indexed: no function of it is served."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
-    """A function of the app."""
-
-    name: str
-    call: Callable[..., Any]
-    argument: str
-    wants_context: bool
-    kind: str
-    """``httpTrigger`` or ``timerTrigger``."""
-    methods: frozenset[str] = frozenset()
-    auth_level: str = "FUNCTION"
-    template: Template | None = None
-    schedule: Schedule | None = None
-    run_on_startup: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostJson:
-    """What this host follows of host.json."""
-
-    prefix: str = "api"
-    headers: dict[str, str] = field(default_factory=dict)
-    timeout: timedelta | None = _TIMEOUT
 
 
 class Context(func.Context):
@@ -117,134 +86,6 @@ class Context(func.Context):
         return None
 
 
-# -- loading
-
-
-def read_host_json(folder: Path) -> HostJson:
-    """Reads host.json.
-
-    Raises:
-        Unusable: it is missing or no JSON.
-    """
-    try:
-        settings = json.loads((folder / "host.json").read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise Unusable(f"host.json: {error}") from error
-    http = settings.get("extensions", {}).get("http", {})
-    timeout: timedelta | None = _TIMEOUT
-    if "functionTimeout" in settings:
-        text = str(settings["functionTimeout"])
-        hours, minutes, seconds = (float(part) for part in text.split(":")) if text != "-1" else (0, 0, 0)
-        timeout = timedelta(hours=hours, minutes=minutes, seconds=seconds) if text != "-1" else None
-    return HostJson(
-        prefix=str(http.get("routePrefix", "api")).strip("/"),
-        headers={str(name): str(value) for name, value in http.get("customHeaders", {}).items()},
-        timeout=timeout,
-    )
-
-
-def read_local_settings(folder: Path) -> None:
-    """Puts ``Values`` of local.settings.json into the environment where nothing is set yet, as ``func start`` does."""
-    path = folder / "local.settings.json"
-    if not path.exists():
-        return
-    try:
-        values = json.loads(path.read_text("utf-8-sig")).get("Values", {})
-    except ValueError as error:
-        log.error("local.settings.json is no JSON: %s", error)
-        return
-    for name, value in values.items():
-        os.environ.setdefault(name, str(value))
-
-
-def load(folder: Path, prefix: str) -> list[Function]:
-    """Imports the app and indexes its functions, in the order in which routes are tried.
-
-    Raises:
-        Unusable: an import fails, or one signature is wrong; then no function is served at all.
-    """
-    sys.path.insert(0, str(folder))
-    os.chdir(folder)
-    try:
-        module = importlib.import_module("function_app")
-        apps = [value for value in vars(module).values() if isinstance(value, func.FunctionRegister)]
-        if len({id(app) for app in apps}) != 1:
-            raise Unusable("function_app.py has to define one FunctionApp")
-        registered = apps[0].get_functions()
-    except Unusable:
-        raise
-    except BaseException as error:
-        raise Unusable(traceback.format_exc()) from error
-    functions = [_indexed(one, prefix) for one in registered]
-    return sorted((one for one in functions if one is not None), key=lambda one: one.name.lower())
-
-
-def _indexed(registered: Any, prefix: str) -> Function | None:
-    name = registered.get_function_name()
-    call = registered.get_user_function()
-    trigger = registered.get_trigger()
-    inputs = {binding.name for binding in registered.get_bindings() if binding.name != "$return"}
-    wants_context = _check_signature(name, call, inputs, trigger)
-    common: dict[str, Any] = {"name": name, "call": call, "argument": trigger.name, "wants_context": wants_context}
-    if trigger.type == "timerTrigger":
-        try:
-            schedule = Schedule(os.path.expandvars(_setting(trigger.schedule)))
-        except ValueError as error:
-            log.error("%s is not served: %s", name, error)
-            return None
-        return Function(
-            **common, kind="timerTrigger", schedule=schedule, run_on_startup=bool(getattr(trigger, "run_on_startup", False))
-        )
-    if trigger.type != "httpTrigger":
-        log.error("%s is not served: this host has no %s", name, trigger.type)
-        return None
-    route = trigger.route or name
-    if route.strip("/").split("/")[0].lower() in {"admin", "runtime"} and not prefix:
-        log.error(
-            "%s is not served: the host keeps routes that begin with %s for itself", name, route.strip("/").split("/")[0]
-        )
-        return None
-    try:
-        template = Template("/".join(part for part in (prefix, route.strip("/")) if part))
-    except ValueError as error:
-        log.error("%s is not served: %s", name, error)
-        return None
-    return Function(
-        **common,
-        kind="httpTrigger",
-        template=template,
-        methods=frozenset(str(getattr(method, "value", method)).upper() for method in trigger.methods or ()),
-        auth_level=str(getattr(trigger.auth_level, "value", trigger.auth_level) or "FUNCTION").upper(),
-    )
-
-
-def _setting(text: str) -> str:
-    """``%NAME%`` stands for a setting."""
-    return os.environ.get(text[1:-1], text) if text.startswith("%") and text.endswith("%") and len(text) > 2 else text
-
-
-def _check_signature(name: str, call: Callable[..., Any], bound: set[str], trigger: Any) -> bool:
-    """Whether the function wants its context.
-
-    Raises:
-        Unusable: its parameters are not the bindings'.
-    """
-    parameters = dict(inspect.signature(call).parameters)
-    context = parameters.pop("context", None)
-    if context is not None and context.annotation not in (inspect.Parameter.empty, func.Context, "func.Context", "Context"):
-        raise Unusable(f"{name}: the context parameter is expected to be of type azure.functions.Context")
-    if missing := bound - parameters.keys():
-        raise Unusable(f"{name}: bound, but no parameter: {', '.join(sorted(missing))}")
-    if extra := parameters.keys() - bound:
-        raise Unusable(f"{name}: a parameter, but not bound: {', '.join(sorted(extra))}")
-    wanted = {"httpTrigger": func.HttpRequest, "timerTrigger": func.TimerRequest}.get(trigger.type)
-    annotation = parameters[trigger.name].annotation
-    annotated = isinstance(annotation, type) and annotation is not inspect.Parameter.empty
-    if wanted is not None and annotated and not issubclass(annotation, wanted):
-        raise Unusable(f"{name}: {trigger.name} is expected to be of type {wanted.__name__}")
-    return context is not None
-
-
 # -- serving
 
 
@@ -274,26 +115,22 @@ class Host:
     async def handle(self, message: Message) -> Answer:
         """Answers one request."""
         path = normalized(message.path)
-        parts = segments(path)
-        first = parts[0].lower() if parts else ""
-        reserved = first in {"admin", "runtime"}
-        answer = await (self._admin(message, parts or []) if reserved else self._routed(message, path, parts))
+        parts = decoded(path).lower().strip("/").split("/")
+        reserved = parts[0] in {"admin", "runtime"}
+        answer = await (self._admin(message, parts) if reserved else self._routed(message, path))
         return with_headers(answer, self._settings.headers)
 
-    async def _routed(self, message: Message, path: str, parts: list[str] | None) -> Answer:
-        if parts is not None:
-            for function in self._functions:
-                if function.template is None or (function.methods and message.method not in function.methods):
-                    continue
-                route = function.template.match(parts)
-                if route is None:
-                    continue
-                if not self._may_call(function, message):
-                    return Answer(status=401)
-                return await self._call_http(function, message, path, route)
-            if not parts:
-                return _homepage()
-        return Answer(status=404)
+    async def _routed(self, message: Message, path: str) -> Answer:
+        for function in self._functions:
+            if function.template is None or (function.methods and message.method not in function.methods):
+                continue
+            route = function.template.match(decoded(path))
+            if route is None:
+                continue
+            if not self._may_call(function, message):
+                return Answer(status=401)
+            return await self._call_http(function, message, path, route)
+        return _homepage() if path == "/" else Answer(status=404)
 
     def _may_call(self, function: Function, message: Message) -> bool:
         if function.auth_level == "ANONYMOUS" or (self._function_key is None and self._master_key is None):
@@ -304,7 +141,7 @@ class Host:
     def _key_of(self, message: Message) -> str | None:
         if "x-functions-key" in message.headers:
             return message.headers["x-functions-key"]
-        return next(iter(parse_qs(message.query[1:]).get("code", [])), None)
+        return next((value for name, value in pairs(message.query[1:]) if name.lower() == "code"), None)
 
     async def _call_http(self, function: Function, message: Message, path: str, route: dict[str, str]) -> Answer:
         origin = f"http://{message.headers.get('host', '')}"
@@ -348,35 +185,39 @@ class Host:
     # -- /admin
 
     async def _admin(self, message: Message, parts: list[str]) -> Answer:
-        names = [part.lower() for part in parts[1:]]
-        if names == ["host", "ping"]:
-            return Answer(status=200)
-        routes: dict[tuple[str, ...], Callable[[], Any]] = {
-            ("host", "status"): self._status,
-            ("functions",): lambda: [self._described(one) for one in self._functions],
-        }
-        invoking = len(names) == 2 and names[0] == "functions"
-        if not invoking and tuple(names) not in routes:
+        """What the host answers under ``/admin`` and ``/runtime``.
+
+        Order: the route with its method (404), the key (401, 403), the body (415, 400), the function (404).
+        """
+        route = "/".join(parts)
+        if route == "admin/host/ping" and message.method in {"GET", "POST"}:
+            return Answer(status=200, headers=(("Cache-Control", "no-store,no-cache"), ("Pragma", "no-cache")))
+        if not known(message.method, route):
             return Answer(status=404)
         refusal = self._may_administer(message)
         if refusal is not None:
             return refusal
-        if not invoking:
-            return _json(routes[tuple(names)]()) if message.method == "GET" else Answer(status=405)
-        function = next((one for one in self._functions if one.name.lower() == names[1]), None)
-        if message.method == "GET":
+        if route == "admin/host/status":
+            return _json(self._status())
+        if route == "admin/functions":
+            return _json([self._described(one) for one in self._functions])
+        if parts[1] == "functions" and len(parts) == 3 and message.method in {"GET", "POST"}:
+            function = next((one for one in self._functions if one.name.lower() == parts[2]), None)
+            if message.method == "POST":
+                return self._invoke(message, function)
             return _json(self._described(function)) if function is not None else Answer(status=404)
-        if message.method != "POST":
-            return Answer(status=405)
-        return await self._invoke(message, function)
+        log.warning("This host does not know %s %s", message.method, message.path)
+        return Answer(status=501)
 
-    async def _invoke(self, message: Message, function: Function | None) -> Answer:
+    def _invoke(self, message: Message, function: Function | None) -> Answer:
         media_type = message.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type not in {"application/json", "text/json"} and not media_type.endswith("+json"):
+        if media_type not in {"application/json", "text/json"} and not re.fullmatch(r"application/[^/]+\+json", media_type):
             return Answer(status=415)
         try:
-            json.loads(message.body)
+            given = json.loads(message.body)
         except ValueError:
+            return Answer(status=400)
+        if not isinstance(given, dict) or isinstance(_member(given, "input"), dict | list):
             return Answer(status=400)
         if function is None:
             return Answer(status=404)
@@ -465,6 +306,10 @@ class TimerRequest(func.TimerRequest):
     def schedule(self) -> dict[str, Any]:
         """Whether it corrects for daylight saving."""
         return {"AdjustForDST": True}
+
+
+def _member(given: dict[str, Any], name: str) -> Any:
+    return next((value for key, value in given.items() if key.lower() == name), None)
 
 
 def _same(given: str | None, wanted: str | None) -> bool:

@@ -52,25 +52,53 @@ def answer_of(returned: Any) -> Answer:
 
 def _from_text(text: str) -> Answer:
     """A function that returns text: the host looks for JSON in it, and for a whole response in that."""
+    plain = ("content-type", ("Content-Type", _PLAIN))
     try:
-        value = json.loads(text)
+        value = json.loads(text) if text.strip() else None
     except ValueError:
-        return Answer(status=200, headers=(("Content-Type", _PLAIN),), body=text.encode())
+        return Answer(status=200, headers=(plain[1],), body=text.encode())
     members = {key.lower(): item for key, item in value.items()} if isinstance(value, dict) else {}
     if "body" not in members:
-        return Answer(status=200, headers=(("Content-Type", _PLAIN),), body=_shown(value))
-    headers = {name.lower(): (name, str(item)) for name, item in (members.get("headers") or {}).items()}
-    headers.setdefault("content-type", ("Content-Type", _PLAIN))
-    status = int(members.get("statuscode", members.get("status", 200)))
-    return _checked(status, [*headers.values()], [], _shown(members["body"]))
+        shown = json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict | list) else _shown(value)
+        return Answer(status=200, headers=(plain[1],), body=shown.encode())
+    headers = dict([plain])
+    if isinstance(given := members.get("headers"), dict):
+        headers |= {name.lower(): (name, _header(item)) for name, item in given.items()}
+    status = _status(members.get("statuscode", members.get("status")))
+    body = members["body"]
+    if isinstance(body, dict):
+        return _checked(status, [*headers.values()], [], json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
+    return _checked(status, [*headers.values()], [], _shown(body).encode())
 
 
-def _shown(value: Any) -> bytes:
+def _status(value: Any) -> int:
+    """A number or a text that is one; everything else counts as 200."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 200
+
+
+def _header(value: Any) -> str:
     if value is None:
-        return b""
-    if isinstance(value, str):
-        return value.encode()
-    return json.dumps(value, indent=2, ensure_ascii=False).encode()
+        raise ValueError("a header without a value")
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    """A value of JSON as .NET writes it."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case bool() | int():
+            return str(value)
+        case float():
+            return repr(value).removesuffix(".0").replace("e", "E")
+        case list():
+            return "System.Collections.Generic.List`1[System.Object]"
+        case _:
+            return "System.Dynamic.ExpandoObject"
 
 
 def _checked(status: int, headers: list[tuple[str, str]], cookies: list[str], body: bytes) -> Answer:

@@ -1,95 +1,35 @@
 """Which function gets a path: route templates as the Functions host matches them (ASP.NET Core routing).
 
 Names of functions are tried in alphabetical order and the first whose template and method fit wins.  Paths ignore case and
-one slash at the end.  Percent-encoding is undone once, except for ``%2F`` and for what is no UTF-8.
+one slash at the end.  Percent-encoding is undone once, except for ``%2F`` and for what is no UTF-8.  What ``:int`` and the
+like accept is ``host_constraints.py``.
 """
 
 import re
-import uuid
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from itertools import pairwise
 from urllib.parse import quote
 
-_PARAMETER = re.compile(r"\{(\*{0,2})([^:=?{}*]+)((?::(?:[^(){}:=?]+(?:\((?:[^(){}]|\{\{|\}\})*\))?))*)(?:=([^{}?]*))?(\?)?\}")
-_CONSTRAINT = re.compile(r":([^(){}:=?]+)(?:\(((?:[^(){}]|\{\{|\}\})*)\))?")
+from dev.host_constraints import Check, constraint
 
-
-def _number(least: float, most: float, kind: type[int] | type[float]) -> Callable[[str], bool]:
-    pattern = re.compile(r"\s*[+-]?\d+\s*" if kind is int else r"\s*[+-]?(\d[\d,]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
-
-    def fits(text: str) -> bool:
-        return pattern.fullmatch(text) is not None and least <= kind(text.replace(",", "")) <= most
-
-    return fits
-
-
-def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
-    def fits(text: str) -> bool:
-        try:
-            parse(text)
-        except ValueError:
-            return False
-        return True
-
-    return fits
-
-
-def constraint(name: str, arguments: str | None) -> Callable[[str], bool]:
-    """The check that an inline constraint stands for.
-
-    Raises:
-        ValueError: there is no such constraint: the host refuses the route.
-    """
-    values = [int(part) for part in arguments.split(",")] if arguments and name in _COUNTED else []
-    match name:
-        case "int":
-            return _number(-(2**31), 2**31 - 1, int)
-        case "long":
-            return _number(-(2**63), 2**63 - 1, int)
-        case "decimal" | "double" | "float":
-            return _number(float("-inf"), float("inf"), float)
-        case "bool":
-            return lambda text: text.strip().lower() in {"true", "false"}
-        case "guid":
-            return lambda text: (
-                re.fullmatch(r"[0-9a-fA-F-]{32,36}", text.strip("{}()")) is not None and _parses(uuid.UUID)(text)
-            )
-        case "datetime":
-            return _parses(datetime.fromisoformat)
-        case "alpha":
-            return lambda text: re.fullmatch(r"[A-Za-z]*", text) is not None
-        case "required":
-            return lambda text: text != ""
-        case "minlength":
-            return lambda text: len(text) >= values[0]
-        case "maxlength":
-            return lambda text: len(text) <= values[0]
-        case "length":
-            return lambda text: values[0] <= len(text) <= values[-1]
-        case "min":
-            return _number(values[0], 2**63 - 1, int)
-        case "max":
-            return _number(-(2**63), values[0], int)
-        case "range":
-            return _number(values[0], values[1], int)
-        case "regex":
-            pattern = re.compile((arguments or "").replace("{{", "{").replace("}}", "}").replace("\\\\", "\\"), re.IGNORECASE)
-            return lambda text: pattern.search(text) is not None
-        case _:
-            raise ValueError(f"no such route constraint: {name}")
-
-
-_COUNTED = frozenset({"minlength", "maxlength", "length", "min", "max", "range"})
+_PIECE = re.compile(r"\{\{|\}\}|\{(?:[^{}]|\{\{|\}\})*\}|[^{}]")
+_INNER = re.compile(r"(\*{0,2})([^/{}?*][^/{}?*:=]*)((?::[^:=()?]*(?:\(.*?\)(?=$|[:=?]))?)*)(?:=(.*?))?(\?)?", re.DOTALL)
+_CONSTRAINT = re.compile(r":([^:=()?]*)(?:\((.*?)\)(?=$|:))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parameter:
     name: str
-    checks: tuple[Callable[[str], bool], ...]
+    checks: tuple[Check, ...]
     default: str | None
     optional: bool
     catch_all: bool
+
+    def fits(self, value: str | None) -> bool:
+        """Whether its constraints hold; one that is constrained and not optional has to be there."""
+        if value is None:
+            return self.optional or not self.checks
+        return all(check(value) for check in self.checks)
 
 
 class Template:
@@ -101,72 +41,123 @@ class Template:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._segments = [_Segment(segment) for segment in text.strip("/").split("/")] if text.strip("/") else []
+        inner = text.removeprefix("~").removeprefix("/").removesuffix("/")
+        self._segments = [_Segment(segment) for segment in _split(inner)] if inner else []
+        self._parameters = [parameter for segment in self._segments for parameter in segment.parameters]
+        names = [parameter.name.lower() for parameter in self._parameters]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a parameter comes twice: {text}")
+        if any(parameter.catch_all for parameter in self._parameters[:-1]) or any(
+            segment.catch_all is not None for segment in self._segments[:-1]
+        ):
+            raise ValueError(f"a catch-all has to be the last: {text}")
 
-    def match(self, path: Sequence[str]) -> dict[str, str] | None:
-        """The route's parameters for the decoded segments of a path; None where it does not fit."""
-        values: dict[str, str] = {}
-        for place, segment in enumerate(self._segments):
-            rest = path[place:]
+    def match(self, path: str) -> dict[str, str] | None:
+        """The route's parameters for a decoded path; None where it does not fit."""
+        values = self._captured(path)
+        if values is None or not all(parameter.fits(values.get(parameter.name)) for parameter in self._parameters):
+            return None
+        return values
+
+    def _captured(self, path: str) -> dict[str, str] | None:
+        values = {one.name: one.default for one in self._parameters if one.default is not None}
+        parts = path[1:].split("/")
+        if not parts[-1]:
+            parts.pop()  # one slash at the end is none
+        for place, part in enumerate(parts):
+            if not part or place >= len(self._segments):
+                return None
+            segment = self._segments[place]
             if segment.catch_all is not None:
-                text = "/".join(rest)
-                if not text and segment.catch_all.default is None:
-                    return values
-                return values if _take(values, segment.catch_all, text or segment.catch_all.default or "") else None
-            if not rest:
-                if not segment.may_be_absent:
-                    return None
-                only = segment.parameters[0]
-                if only.default is not None:
-                    values[only.name] = only.default
-                continue
-            found = segment.pattern.fullmatch(rest[0])
+                values[segment.catch_all.name] = path[1:].split("/", place)[place]
+                return values
+            found = segment.match(part)
             if found is None:
                 return None
-            for number, parameter in enumerate(segment.parameters):
-                text = found.group(number + 1) or ""
-                if text and not _take(values, parameter, text):
-                    return None
-        return values if len(path) <= len(self._segments) else None
-
-
-def _take(values: dict[str, str], parameter: _Parameter, text: str) -> bool:
-    values[parameter.name] = text
-    return all(check(text) for check in parameter.checks)
+            values |= found
+        return values if all(segment.may_be_absent for segment in self._segments[len(parts) :]) else None
 
 
 class _Segment:
     """Literals and parameters between two slashes."""
 
     def __init__(self, text: str) -> None:
-        self.parameters: list[_Parameter] = []
-        pattern, place = "", 0
-        for found in _PARAMETER.finditer(text):
-            literal = text[place : found.start()]
-            stars, name, constraints, default, question = found.groups()
-            checks = tuple(constraint(c.group(1), c.group(2)) for c in _CONSTRAINT.finditer(constraints))
-            optional = question is not None
-            self.parameters.append(
-                _Parameter(name=name, checks=checks, default=default, optional=optional, catch_all=bool(stars))
-            )
-            if optional and literal == ".":
-                pattern += r"(?:\.(.+))?"  # ASP.NET Core: a full stop before an optional parameter is optional too
-            else:
-                pattern += _literal(literal) + "(.+)"
-            place = found.end()
-        pattern += _literal(text[place:])
-        self.pattern = re.compile(pattern, re.IGNORECASE | re.DOTALL)
-        alone = len(self.parameters) == 1 and _PARAMETER.fullmatch(text) is not None
-        first = self.parameters[0] if alone else None
-        self.catch_all = first if first is not None and first.catch_all else None
-        self.may_be_absent = first is not None and (first.optional or first.default is not None)
+        pieces = _pieces(text)
+        self.parameters = [piece for piece in pieces if isinstance(piece, _Parameter)]
+        if any(isinstance(a, _Parameter) and isinstance(b, _Parameter) for a, b in pairwise(pieces)):
+            raise ValueError(f"two parameters without anything between them: {text}")
+        only = self.parameters[0] if len(pieces) == 1 and self.parameters else None
+        self.catch_all = only if only is not None and only.catch_all else None
+        self.may_be_absent = only is not None and (only.optional or only.catch_all or only.default is not None)
+        self._patterns = [_pattern(pieces)]
+        if only is None and any(parameter.catch_all for parameter in self.parameters):
+            raise ValueError(f"a catch-all has to be alone: {text}")
+        if only is None and any(parameter.optional for parameter in self.parameters):
+            # The full stop before an optional parameter may be missing together with it, but may not be the last character.
+            if self.parameters[-1] is not pieces[-1] or not self.parameters[-1].optional or pieces[-2] != ".":
+                raise ValueError(f"an optional parameter has to be the last and behind a full stop: {text}")
+            self._patterns.append(_pattern(pieces[:-2]) + r"(?<!\.)")
+
+    def match(self, part: str) -> dict[str, str] | None:
+        """The values of its parameters; None where it does not fit."""
+        for pattern in self._patterns:
+            found = re.fullmatch(pattern, part, re.IGNORECASE | re.DOTALL)
+            if found is not None:
+                return dict(zip((parameter.name for parameter in self.parameters), found.groups(), strict=False))
+        return None
 
 
-def _literal(text: str) -> str:
-    plain = text.replace("{{", "\0").replace("}}", "\1")
-    if "{" in plain or "}" in plain:
-        raise ValueError(f"malformed route: {text}")
-    return re.escape(plain.replace("\0", "{").replace("\1", "}"))
+def _split(text: str) -> list[str]:
+    """The segments of a template; slashes within braces are none."""
+    segments = [""]
+    for piece in _checked(text):
+        if piece == "/":
+            segments.append("")
+        else:
+            segments[-1] += piece
+    if not all(segments):
+        raise ValueError(f"an empty segment: {text}")
+    return segments
+
+
+def _checked(text: str) -> list[str]:
+    pieces = _PIECE.findall(text)
+    if "".join(pieces) != text:
+        raise ValueError(f"braces that do not match: {text}")
+    return pieces
+
+
+def _pieces(text: str) -> list["str | _Parameter"]:
+    """Literals, joined and with single braces, and parameters."""
+    pieces: list[str | _Parameter] = []
+    for piece in _checked(text):
+        if piece[0] == "{" and piece != "{{":
+            pieces.append(_parameter(piece[1:-1].replace("{{", "{").replace("}}", "}")))
+            continue
+        literal = piece[0] if piece in {"{{", "}}"} else piece
+        last = pieces[-1] if pieces else None
+        if literal == "?":
+            raise ValueError(f"a question mark: {text}")
+        if isinstance(last, str):
+            pieces[-1] = last + literal
+        else:
+            pieces.append(literal)
+    return pieces
+
+
+def _parameter(text: str) -> _Parameter:
+    found = _INNER.fullmatch(text)
+    if found is None:
+        raise ValueError(f"malformed parameter: {{{text}}}")
+    stars, name, constraints, default, question = found.groups()
+    if question and (stars or default is not None):
+        raise ValueError(f"an optional parameter is no catch-all and has no default: {{{text}}}")
+    checks = tuple(constraint(name, arguments) for name, arguments in _CONSTRAINT.findall(constraints) if name)
+    return _Parameter(name=name, checks=checks, default=default, optional=bool(question), catch_all=bool(stars))
+
+
+def _pattern(pieces: "list[str | _Parameter]") -> str:
+    return "".join("(.+)" if isinstance(piece, _Parameter) else re.escape(piece) for piece in pieces)
 
 
 def unescape(text: str, *, keep: str = "") -> str:
@@ -214,21 +205,21 @@ def encoded(path: str) -> str:
     return quote(unescape(path, keep="/"), safe="/!$&'()*+,;=:@-._~%")
 
 
-def segments(path: str) -> list[str] | None:
-    """The decoded segments of a path; None where one of them is empty, which no route fits."""
-    inner = path[1:].removesuffix("/") if path != "/" else ""
-    if not inner:
-        return [] if path in {"/", ""} else None
-    parts = [unescape(part, keep="/") for part in inner.split("/")]
-    return parts if all(parts) else None
+def decoded(path: str) -> str:
+    """The path as routes see it."""
+    return unescape(path, keep="/")
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """The names and values of a query, decoded, as they stand there."""
+    parts = [part.replace("+", " ").partition("=") for part in text.split("&") if part]
+    return [(unescape(name), unescape(value)) for name, _, value in parts]
 
 
 def query(text: str) -> dict[str, str]:
     """The query as a function is given it: names ignore case, repeats are joined with a comma, empty values are dropped."""
     found: dict[str, tuple[str, list[str]]] = {}
-    for part in text.split("&"):
-        name, _, value = part.partition("=")
-        name, value = (unescape(piece.replace("+", " ")) for piece in (name, value))
+    for name, value in pairs(text):
         if value:
-            found[name.lower()] = (name, [*found.get(name.lower(), (name, []))[1], value])
+            found[name.lower()] = (name, [*found.get(name.lower(), (name, []))[1], value])  # the last spelling stays
     return {name: ",".join(values) for name, values in found.values()}
