@@ -38,6 +38,7 @@ class App:
 
     site: Site
     provider: Provider
+    sessions: Sessions
     sign_in: SignIn
     access: Access
     sign_out: SignOut
@@ -114,6 +115,7 @@ def assemble(settings: Settings, *, sessions_table: Table, index_table: Table, c
     return App(
         site=site,
         provider=provider,
+        sessions=sessions,
         sign_in=SignIn(site=site, provider=provider, sessions=sessions, seal=PendingSeal(ring, app), audit=audit),
         access=Access(site=site, provider=provider, sessions=sessions, audit=audit, clock=now, waiters=settings.threads // 2),
         sign_out=SignOut(site=site, provider=provider, sessions=sessions, audit=audit, idle=settings.idle),

@@ -184,8 +184,7 @@ class Channels:
         names = {name: _lower_guids(value) for name, value in entry.items()}
         match sorted(names):
             case ["account"]:
-                name = names["account"]
-                return (name if _HASHED.fullmatch(name) else account_key(name, self._issuer, name),), None
+                return (self.account(names["account"]),), None
             case ["oid", "tid"]:
                 return (account_key(f"{names['oid']}.{names['tid']}", "", ""),), oid_key(names["tid"], names["oid"])
             case ["sub"]:
@@ -194,6 +193,11 @@ class Channels:
                 return tuple({account_key(sub, self._issuer, sub), hashed_account_key(self._issuer, sub)}), None
             case _:
                 raise BadRequest("each account is named by account, by oid and tid, or by sub")
+
+    def account(self, name: str) -> str:
+        """The account key for a ``home_account_id`` or for a PartitionKey itself."""
+        name = _lower_guids(name)
+        return name if _HASHED.fullmatch(name) else account_key(name, self._issuer, name)
 
     def _end_for_administrator(self, named: tuple[tuple[str, ...], str | None], now: datetime) -> int:
         accounts, partition = named

@@ -1,0 +1,122 @@
+"""The operator's command: signs accounts out and lists their sessions, straight from storage, also when the app is down.
+
+    python -m shared.admin sign-out FILE        one account a line; "-" reads standard input
+    python -m shared.admin sessions ACCOUNT     the account's sessions
+
+A line is a ``home_account_id`` (or PartitionKey), ``oid,tid``, ``sub:…``, or a JSON object as the administrator's route takes
+it; empty lines and those that begin with # do not count.  Settings come from the environment, or from the ``Values`` of a file
+named with ``--settings``; storage by identity works with the operator's own sign-in (``az login``).
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.app import App, build, now
+from shared.errors import AppError, SettingsInvalid
+from shared.settings import load
+
+_WIDTH = 30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 when all was done, 1 when something was not, 2 when it could not begin."""
+    parser = argparse.ArgumentParser(prog="python -m shared.admin", description=__doc__.splitlines()[0])
+    parser.add_argument("--settings", type=Path, help="a local.settings.json whose Values are used before the environment")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("sign-out", help="sign out every account of a file").add_argument("file")
+    commands.add_parser("sessions", help="list an account's sessions").add_argument("account")
+    options = parser.parse_args(arguments)
+    try:
+        app = build(load(_environment(options.settings)))
+        if options.command == "sessions":
+            return show_sessions(app, options.account)
+        lines = sys.stdin.read() if options.file == "-" else Path(options.file).read_text("utf-8-sig")
+    except SettingsInvalid as error:
+        print("The settings have faults:", *error.faults, sep="\n  ", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except AppError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        return 1
+    return sign_out(app, lines.splitlines())
+
+
+def sign_out(app: App, lines: Iterable[str]) -> int:
+    """Signs out every account, whatever happens to the others; says what became of each.  Can be repeated at will."""
+    wishes = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    failed = ended = 0
+    for number, line in enumerate(wishes, start=1):
+        try:
+            gone = app.channels.administrator(_wish(line), now())["ended"]
+        except AppError as error:
+            failed += 1
+            _say(f"{line}: {error.code}: {error}")
+        else:
+            ended += gone
+            _say(f"{line}: {gone} ended")
+        _progress(number, len(wishes))
+    print(f"{len(wishes) - failed} accounts signed out, {ended} sessions ended, {failed} accounts failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def show_sessions(app: App, account: str) -> int:
+    """Lists the account's sessions: when they began and end, and what used them; no tokens."""
+    for row in app.sessions.listing(app.channels.account(account)).rows:
+        session = app.sessions.open(row)
+        if session is None:
+            _say(f"{row.key}  does not open with these keys")
+            continue
+        state = "live" if app.sessions.is_live(session, now()) else "expired"
+        times = "  ".join(
+            f"{time:%Y-%m-%d %H:%M:%SZ}" for time in (session.created_at, session.idle_expires_at, session.expires_at)
+        )
+        _say(f"{session.id}  {state:7}  {times}  {session.identity.user_agent}")
+    return 0
+
+
+def _wish(line: str) -> Any:
+    if line.startswith("{"):
+        try:
+            return json.loads(line)
+        except ValueError:
+            return None  # refused as malformed, like anything else that is no account
+    if line.startswith("sub:"):
+        return {"sub": line.removeprefix("sub:")}
+    oid, comma, tid = (part.strip() for part in line.partition(","))
+    return {"oid": oid, "tid": tid} if comma else {"account": line}
+
+
+def _environment(file: Path | None) -> Mapping[str, str]:
+    if file is None:
+        return os.environ
+    values = json.loads(file.read_text("utf-8-sig")).get("Values", {})
+    return {**os.environ, **{name: str(value) for name, value in values.items()}}
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    print(text, flush=True)
+
+
+def _progress(done: int, total: int) -> None:
+    """A bar on a terminal, nothing in a log."""
+    if sys.stderr.isatty():
+        filled = _WIDTH * done // total
+        print(
+            f"\r[{'#' * filled}{'.' * (_WIDTH - filled)}] {done}/{total}",
+            end="\n" if done == total else "",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
