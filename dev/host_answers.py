@@ -47,7 +47,7 @@ def answer_of(returned: Any) -> Answer:
     for name, item in value["headers"].items():
         headers[name.lower()] = (name, item.value)
     cookies = [_rendered(morsel) for jar in value["cookies"] or [] for morsel in _morsels(jar)]
-    return _checked(int(value["status_code"].value), [*headers.values()], cookies, value["body"].value)
+    return _checked(_status(value["status_code"].value), [*headers.values()], cookies, value["body"].value)
 
 
 def _from_text(text: str) -> Answer:

@@ -202,7 +202,7 @@ def normalized(path: str) -> str:
 
 def encoded(path: str) -> str:
     """The path as a function sees it in its URL: decoded, and encoded again where a URL needs it."""
-    return quote(unescape(path, keep="/"), safe="/!$&'()*+,;=:@-._~%")
+    return re.sub("%(?![0-9a-fA-F]{2})", "%25", quote(unescape(path, keep="/"), safe="/!$&'()*+,;=:@-._~%"))
 
 
 def decoded(path: str) -> str:

@@ -122,7 +122,8 @@ class Server:
             )
             wish = message.headers.get("connection", "").lower()
             going_on = not self._stopping and (wish == "keep-alive" if version == "HTTP/1.0" else wish != "close")
-            await _send(writer, answer, head_only=message.method == "HEAD", going_on=going_on)
+            said = "close" if not going_on else "keep-alive" if version == "HTTP/1.0" else ""
+            await _send(writer, answer, head_only=message.method == "HEAD", connection=said)
         except Refused as refused:
             await _refuse(writer, refused.status)
             return False
@@ -168,8 +169,10 @@ async def _head(reader: asyncio.StreamReader) -> tuple[str, Message, bool, int] 
     length = 0 if chunked or not lengths else int(lengths.pop())
     if length > BODY:
         raise Refused(413)
-    if chunked:
-        headers.pop("content-length", None)
+    if version == "HTTP/1.0" and method in {"POST", "PUT"} and not chunked and "content-length" not in headers:
+        raise Refused(400)
+    if chunked and "content-length" in headers:
+        headers["x-content-length"] = headers.pop("content-length")  # against smuggling, RFC 9112 6.3
     return version, Message(method=method, path=path, query=mark + query, headers=headers, body=b""), chunked, length
 
 
@@ -230,7 +233,7 @@ async def _discard_chunks(reader: asyncio.StreamReader) -> None:
         pass
 
 
-async def _send(writer: asyncio.StreamWriter, answer: Answer, *, head_only: bool, going_on: bool) -> None:
+async def _send(writer: asyncio.StreamWriter, answer: Answer, *, head_only: bool, connection: str) -> None:
     bodiless = answer.status in (204, 205, 304) or answer.status < 200
     body = b"" if bodiless else answer.body
     lines = [f"HTTP/1.1 {answer.status} {_reason(answer.status)}"]
@@ -244,14 +247,14 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer, *, head_only: bool
         lines.append("Server: dev-host")
     if not bodiless or answer.status == 205:
         lines.append(f"Content-Length: {len(body)}")
-    if not going_on:
-        lines.append("Connection: close")
+    if connection:
+        lines.append(f"Connection: {connection}")
     writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (b"" if head_only else body))
     await writer.drain()
 
 
 async def _refuse(writer: asyncio.StreamWriter, status: int) -> None:
-    await _send(writer, Answer(status=status), head_only=False, going_on=False)
+    await _send(writer, Answer(status=status), head_only=False, connection="close")
 
 
 def _reason(status: int) -> str:

@@ -186,6 +186,8 @@ def test_expect_continue(recorded: Running) -> None:
         (b"GET /echo HTTP/1.1\r\nHost: h\r\nX A: 1\r\n\r\n", 400),
         (b"GET /echo HTTP/2.0\r\nHost: h\r\n\r\n", 505),
         (b"nonsense\r\n\r\n", 400),
+        (b"POST /echo HTTP/1.0\r\nHost: h\r\n\r\n", 400),
+        (b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 104857601\r\n\r\n", 413),
     ],
@@ -228,9 +230,20 @@ def test_without_keys_nobody_is_asked_for_one(tmp_path: Path) -> None:
         assert host.ask("/admin/host/status")[0] == 200
 
 
+def test_the_key_of_the_query(recorded: Running) -> None:
+    """``code`` in whatever case, the first of several, and never beside a header."""
+    assert recorded.ask("/keyed?CODE=rec-function-key")[0] == 200
+    assert recorded.ask("/keyed?code=wrong&code=rec-function-key")[0] == 401
+    assert recorded.ask("/keyed?code=&code=rec-function-key")[0] == 401
+    assert recorded.ask("/keyed?code=rec-function-key", headers={"x-functions-key": ""})[0] == 401
+
+
 def test_admin_tells_its_state(recorded: Running) -> None:
-    """``ping`` answers anybody, ``status`` the master key."""
-    assert recorded.ask("/admin/host/ping")[0] == 200
+    """``ping`` answers anybody, ``status`` the master key; unknown methods of known routes are 404."""
+    status, headers, _ = recorded.ask("/admin/host/ping")
+    assert (status, headers["cache-control"]) == (200, "no-store,no-cache")
+    assert recorded.ask("/admin/host/status", "DELETE")[0] == 404
+    assert recorded.ask("/admin/functions")[0] == 401
     status, _, body = recorded.ask("/admin/host/status", headers={"x-functions-key": "rec-master-key"})
     assert status == 200
     assert json.loads(body)["state"] == "Running"
@@ -277,14 +290,33 @@ def test_one_fault_and_no_function_is_served(tmp_path: Path, fault: str, said: s
         assert host.process.poll() is None
 
 
-@pytest.mark.parametrize("route", ["admin/x", "Runtime/x", "admin", "/admin/x"])
-def test_routes_the_host_keeps_for_itself(tmp_path: Path, route: str) -> None:
-    """A route that begins with ``admin`` or ``runtime``: that function is missing, which is said, and the others run."""
+@pytest.mark.parametrize("route", ["admin/x", "Runtime/x", "admin", "/admin/x", "administrators", "{broken", "{x:nothing}/y"])
+def test_routes_the_host_refuses(tmp_path: Path, route: str) -> None:
+    """A route that begins with ``admin`` or ``runtime`` or is malformed: that function is missing, and the others run."""
     code = ONE + f'@app.route("{route}")\ndef kept(req: func.HttpRequest) -> str: return "kept"'
     with running(write(tmp_path / "app", code), tmp_path / "log") as host:
         assert host.ask("/fine")[2] == b"fine"
-        assert host.ask("/" + route.strip("/"))[0] in {401, 404}
+        assert host.ask("/" + route.strip("/"))[0] == 404
         assert "kept" in host.log.read_text(encoding="utf-8")
+
+
+def test_two_functions_of_one_route(tmp_path: Path) -> None:
+    """The same route and a method in common: the second by name is missing, which is said; by other methods both are served.
+
+    Names are in order as if in capitals: ``ab`` comes before ``a_``.
+    """
+    code = """
+@app.route("x", methods=["GET"])
+def a_(req: func.HttpRequest) -> str: return "a_"
+@app.route("X", methods=["GET", "PUT"])
+def ab(req: func.HttpRequest) -> str: return "ab"
+@app.route("x", methods=["POST"])
+def c(req: func.HttpRequest) -> str: return "c"
+"""
+    with running(write(tmp_path / "app", code), tmp_path / "log") as host:
+        assert host.ask("/x")[2] == b"ab"
+        assert host.ask("/x", "POST")[2] == b"c"
+        assert "a_ is not served" in host.log.read_text(encoding="utf-8")
 
 
 def test_prefix_is_api_unless_told(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_paths() -> None:
     assert normalized("/a/./b/../c") == "/a/c"
     assert normalized("/a/%2E%2e/%2e/c/..") == "/"
     assert decoded("/a%20%C3%A9%2F%FF%2541") == "/a é%2F%FF%41"
-    assert encoded("/a%20b/%7Ec") == "/a%20b/~c"
+    assert encoded("/a%20b/%7Ec|%zz") == "/a%20b/~c%7C%25zz"
 
 
 def test_query() -> None:
