@@ -120,10 +120,10 @@ class Index:
     # -- pointers to sessions
 
     def point(self, pointer: Pointer, partitions: Sequence[str]) -> None:
-        """Writes the rows of one session in parallel; its ``exp:`` row carries all of its keys.
+        """Writes the rows of one session: its ``exp:`` row, which carries all of its keys, and then the others in parallel.
 
         Raises:
-            StorageUnavailable: some may have been written; the ``exp:`` row or nothing leads to them.
+            StorageUnavailable: some may have been written; the ``exp:`` row leads to them.
         """
         values: dict[str, Value] = {
             **self._ours("session"),
@@ -134,11 +134,11 @@ class Index:
         }
 
         def write(partition: str) -> Callable[[], object]:
-            if partition.startswith("exp:"):
-                return lambda: self.file(partitions, account=pointer.account, session_id=pointer.session_id)
             return lambda: self._table.write(partition, Upsert(key=pointer.session_id, values=values))
 
-        self._parallel([write(partition) for partition in partitions])
+        # Not at once with the others: whoever dies in between would leave rows that no sweep ever finds.
+        self.file(partitions, account=pointer.account, session_id=pointer.session_id)
+        self._parallel([write(partition) for partition in partitions if not partition.startswith("exp:")])
 
     def file(self, partitions: Sequence[str], *, account: str, session_id: str) -> None:
         """Writes the ``exp:`` row of a session, one of ``partitions``: it leads the sweep to the session and all its rows."""
