@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 from azure.core import MatchConditions
 from azure.core.exceptions import AzureError, HttpResponseError
-from azure.core.pipeline.transport import RequestsTransport
 from azure.data.tables import EdmType, EntityProperty, TableClient, TableServiceClient, UpdateMode
 
 from shared import limits
@@ -95,6 +94,8 @@ class AzureTables:
 
 
 def _service(account: StorageAccount) -> TableServiceClient:
+    from azure.core.pipeline.transport import RequestsTransport  # noqa: PLC0415 - requests, 110 ms, when it is used
+
     # Without environment settings requests does not read them anew for every call; a proxy would have to be built in here.
     transport = RequestsTransport(use_env_settings=False, connection_timeout=CONNECT, read_timeout=limits.STORAGE)
     transport.open()

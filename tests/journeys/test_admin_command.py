@@ -44,7 +44,7 @@ def test_a_file_of_accounts_is_signed_out(stack: Stack, tmp_path: Path) -> None:
     file = tmp_path / "accounts.txt"
     file.write_text(
         f"# everybody\n\n{users[0]['account']}\n{users[1]['oid'].upper()},{users[1]['tid']}\n"
-        + f'{{"account": "{users[2]["account"]}"}}\n{{broken\n'
+        f'{{"account": "{users[2]["account"]}"}}\n{{broken\n'
     )
     done = command(app, "sign-out", str(file))
     assert done.returncode == 1

@@ -1,0 +1,1 @@
+"""What is measured: run by hand, figures in docs/decisions.md."""
