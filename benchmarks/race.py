@@ -23,7 +23,6 @@ from shared.store.sealing import KeyRing
 from shared.store.sessions import Claim, Identity, NewSession, Sessions, secret_hash
 from shared.store.table import Merge, Operation, Replace, Table, Upsert
 
-
 _WINDOW = 0.3
 """Seconds that a round lasts at most."""
 
