@@ -1,4 +1,4 @@
-"""Cookies: their names, values and attributes.  Pure functions.
+"""Cookies: their names, values and attributes.  Pure functions; what a cookie proves is ``store``'s and ``flows``'.
 
 The Functions library parses every cookie that we set and the host writes it again: whatever is not listed here would be lost,
 re-encoded or answered with 500.  Values are base64url and dots, so nothing needs decoding on the way back.
@@ -14,18 +14,26 @@ FLOW_PATH = "/auth"
 FLOW_SECONDS = 600
 _VALUE = re.compile(r"[A-Za-z0-9._~-]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PATH = re.compile(r"/[A-Za-z0-9/._-]*")
 _ACCOUNT = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 _RESERVED = frozenset(
     {"path", "domain", "expires", "max-age", "secure", "httponly", "samesite", "version", "comment", "partitioned", "priority"}
 )
 _LONGEST = 400
+"""Characters: an account of 200 takes 267, with id and secret 334."""
+_SECURE_PREFIXES = ("__secure-", "__host-", "__http-")
+"""Browsers take cookies of these names, in any case of letters, only with ``Secure`` (RFC 6265bis, section 4.1.3)."""
 _COOKIES = 200
 _FLOWS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetCookie:
-    """A ``Set-Cookie`` header that survives the Functions host (RFC 6265, section 4.1)."""
+    """A ``Set-Cookie`` header that survives the Functions host (RFC 6265, section 4.1).
+
+    Raises:
+        ValueError: library, host or browser would change it or drop it: a fault of ours, found where it is made.
+    """
 
     name: str
     value: str = field(repr=False)
@@ -36,8 +44,12 @@ class SetCookie:
     max_age: int | None = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or not _VALUE.fullmatch(self.value):
+        if not _NAME.fullmatch(self.name) or self.name.lower() in _RESERVED or not _VALUE.fullmatch(self.value):
             raise ValueError(f"cookie {self.name!r} would not survive")
+        if not _PATH.fullmatch(self.path) or (self.max_age is not None and self.max_age < 0):
+            raise ValueError(f"cookie {self.name!r} would not survive with its attributes")
+        if not self.secure and (self.same_site == "None" or self.name.lower().startswith(_SECURE_PREFIXES)):
+            raise ValueError(f"cookie {self.name!r} would not survive without Secure")
 
     @property
     def header(self) -> str:
@@ -105,7 +117,11 @@ def _is_token(text: str, size: int) -> bool:
 
 
 def read(header: str | None, name: str) -> tuple[str, ...]:
-    """All values of one name in a ``Cookie`` header, in the browser's order (RFC 6265, section 5.4)."""
+    """All values of one name in a ``Cookie`` header, in the browser's order (RFC 6265, section 5.4).
+
+    Two of one name come from different paths or domains, and nothing says which is ours: the flows decide what that means.
+    One broken pair hides no other.
+    """
     return tuple(value for found, value in _pairs(header) if found == name)
 
 
@@ -135,7 +151,7 @@ class CookieNames:
 
     @property
     def _session_secure(self) -> bool:
-        return self.secure or self.session.startswith(("__Secure-", "__Host-"))
+        return self.secure or self.session.lower().startswith(_SECURE_PREFIXES)
 
     def flow_name(self, state: str) -> str:
         """The name of the cookie of one sign-in under way."""

@@ -31,5 +31,6 @@ def secured(response: Response, *, https: bool, form_action: tuple[str, ...], fr
             ("Cross-Origin-Resource-Policy", "same-origin"),
         ]
     if https:
-        headers.append(("Strict-Transport-Security", "max-age=31536000; includeSubDomains"))
+        # This host name only: what else lives below it is not ours to force.
+        headers.append(("Strict-Transport-Security", "max-age=31536000"))
     return replace(response, headers=(*response.headers, *headers))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from shared.errors import AppError, BadRequest, BodyTooLarge, CrossSite, LengthRequired
 from shared.web.cookies import SetCookie
@@ -16,6 +16,9 @@ FIELDS = 100
 _DEPTH = 16
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*")
+_URL = re.compile(r"(?:[^:/?#]*:)?(?://[^/?#]*)?([^?#]*)(?:\?([^#]*))?", re.DOTALL)
+"""Path and query (RFC 3986, appendix B).  ``urlsplit`` also judges the host, which comes from the client, and raises."""
+_WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 
 
 class Params:
@@ -66,23 +69,27 @@ class Request:
     method: str
     url: str
     path: str
+    query: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
     @staticmethod
     def of(method: str, url: str, headers: Mapping[str, str], body: bytes) -> "Request":
-        """A request as the host gives it."""
+        """A request as the host gives it: any text is a URL here, and only its path and query are looked at."""
+        found = _URL.match(url)
+        path, query = found.groups("") if found else ("", "")
         return Request(
             method=method.upper(),
             url=url,
-            path=urlsplit(url).path,
+            path=path,
+            query=query,
             headers={name.lower(): value for name, value in headers.items()},
             body=body,
         )
 
     def params(self) -> Params:
         """The query's fields, parsed from the URL: the host joins repeats and drops blanks."""
-        return Params.parse(urlsplit(self.url).query.encode("utf-8", "replace"))
+        return Params.parse(self.query.encode("utf-8", "replace"))
 
     def form(self) -> Params:
         """The body's fields.
@@ -96,14 +103,15 @@ class Request:
         return Params.parse(self.body)
 
     def json(self) -> Any:
-        """The body as JSON: UTF-8, no member twice, not deep.
+        """The body as JSON: UTF-8, no member twice, no number or text that JSON cannot carry on, not deep (RFC 7493).
 
         Raises:
             BodyTooLarge, LengthRequired, BadRequest: it is no such JSON.
         """
         self.require_body()
         try:
-            value = json.loads(self.body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+            value = json.loads(self.body.decode("utf-8"), object_pairs_hook=_object)
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is no JSON that we take: {type(error).__name__}") from None
         if _depth(value) > _DEPTH:
@@ -141,9 +149,18 @@ class Request:
 
     @property
     def wants_html(self) -> bool:
-        """Whether a person is looking: ``Accept`` names HTML."""
-        accepted = [part.partition(";")[0].strip().lower() for part in self.headers.get("accept", "").split(",")]
-        return "text/html" in accepted or "application/xhtml+xml" in accepted
+        """Whether a person is looking: ``Accept`` names HTML, and JSON no more than that (RFC 9110, section 12.5.1)."""
+        html = self._weight("text/html", "application/xhtml+xml")
+        return html > 0 and html >= self._weight("application/json", "application/problem+json")
+
+    def _weight(self, *media_types: str) -> float:
+        best = 0.0
+        for part in self.headers.get("accept", "").lower().split(","):
+            media_type, *parameters = (piece.strip() for piece in part.split(";"))
+            if media_type in media_types:
+                weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+                best = max(best, float(weight) if _WEIGHT.fullmatch(weight) else 0.0)
+        return best
 
     def require_same_origin(self, origin: str) -> None:
         """Lets a change through only if it comes from ``origin``.
@@ -176,8 +193,8 @@ class Response:
 
     @staticmethod
     def html(status: int, text: str) -> "Response":
-        """A page."""
-        return Response(status=status, body=text.encode(), content_type="text/html; charset=utf-8")
+        """A page; half a surrogate pair, which a provider's JSON may hold, becomes a question mark."""
+        return Response(status=status, body=text.encode("utf-8", "replace"), content_type="text/html; charset=utf-8")
 
     @staticmethod
     def json(status: int, value: object) -> "Response":
@@ -213,10 +230,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("a member is there twice")
     return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
 
 
 def _depth(value: Any) -> int:

@@ -1,7 +1,7 @@
-"""Addresses: where a sign-in may return to, and small helpers.  Pure functions."""
+"""Addresses: where a sign-in may return to.  Pure functions."""
 
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 DEFAULT = "/"
 LIMIT = 1024
@@ -50,9 +50,3 @@ def _resolved(path: str) -> str | None:
         elif segment != ".":
             kept.append(segment)
     return "/" + "/".join(kept)
-
-
-def origin_of(url: str) -> str:
-    """Scheme and authority of an address."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +32,20 @@ def _environment() -> "Environment":
         loader=PackageLoader("shared.web", "pages"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,  # the templates came with the deployment: no look at the files for each page
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["time"] = _time
+    environment.filters |= {"utc": _utc, "words": _words}
     return environment
 
 
-def _time(value: datetime) -> str:
-    return value.strftime("%Y-%m-%d %H:%M UTC")
+def _utc(value: datetime, form: str) -> str:
+    return value.astimezone(UTC).strftime(form)
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _page(template: str, /, **values: Any) -> str:
