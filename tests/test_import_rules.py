@@ -48,7 +48,8 @@ def test_wings_know_nothing_of_each_other_nor_of_what_stands_above(module: str) 
     for name in imports(module):
         if within(name, "shared"):
             assert any(
-                name == a or (a == f"shared.{wing}" and within(name, a)) or (within(name, a) and a != "shared") for a in allowed
+                name == a or (a == f"shared.{wing}" and within(name, a)) or (within(name, a) and a != "shared")
+                for a in allowed
             ), name
 
 
