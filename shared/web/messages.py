@@ -25,25 +25,23 @@ class Params:
     """Fields of a query or form, with repeats and blanks as they were sent."""
 
     def __init__(self, pairs: tuple[tuple[str, str], ...]) -> None:
-        if len(pairs) > FIELDS:
-            raise BadRequest(f"more than {FIELDS} fields")
         self._pairs = pairs
 
     @staticmethod
     def parse(text: bytes) -> "Params":
-        """``application/x-www-form-urlencoded`` (WHATWG URL, section 5.1); broken UTF-8 becomes U+FFFD."""
-        pieces = [piece for piece in text.split(b"&", FIELDS + 1) if piece]
-        if len(pieces) > FIELDS:
+        """``application/x-www-form-urlencoded`` (WHATWG URL, section 5.1); broken UTF-8 becomes U+FFFD.
+
+        Raises:
+            BadRequest: it has more than 100 fields, blank ones included.
+        """
+        if text.count(b"&") >= FIELDS:
             raise BadRequest(f"more than {FIELDS} fields")
+        pieces = filter(None, text.split(b"&"))
         return Params(tuple((_plain(name), _plain(value)) for name, _, value in (piece.partition(b"=") for piece in pieces)))
 
     def all(self, name: str) -> tuple[str, ...]:
         """Every value of a field."""
         return tuple(value for found, value in self._pairs if found == name)
-
-    def first(self, name: str) -> str | None:
-        """The first value of a field."""
-        return next(iter(self.all(name)), None)
 
     def one(self, name: str) -> str | None:
         """The value of a field; None where it is absent.
@@ -64,10 +62,13 @@ class Params:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request.  ``headers`` have lower-case names; ``url`` is the host's and good for path and query only."""
+    """A request.  ``headers`` have lower-case names; ``url`` is the host's and good for path and query only.
+
+    Its ``repr`` tells nothing that a log should not hold: a query may carry an authorization code or a ``sid``.
+    """
 
     method: str
-    url: str
+    url: str = field(repr=False)
     path: str
     query: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -183,7 +184,7 @@ class Response:
     status: int
     body: bytes = field(repr=False)
     content_type: str
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # Location may hold an ID token
     cookies: tuple[SetCookie, ...] = ()
 
     def __post_init__(self) -> None:

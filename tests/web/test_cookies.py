@@ -1,13 +1,17 @@
 """Cookies survive the Functions host, and what is no cookie of ours is nothing."""
 
 import secrets
-from http.cookies import SimpleCookie
+from http.cookies import Morsel, SimpleCookie
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dev.host_answers import answer_of
 from shared.web.cookies import CookieNames, SessionCookie, SetCookie, check_name, read
+from shared.web.functions import http_response
+from shared.web.messages import Response
 
 ACCOUNTS = st.text(alphabet="ABCxyz019._~-", min_size=1, max_size=200)
 NAMES = CookieNames(session="__Secure-session", secure=True)
@@ -50,10 +54,18 @@ def test_an_account_that_can_be_no_key_decodes_to_nothing(account: str) -> None:
     assert SessionCookie.decode(fresh(account).encode()) is None
 
 
-def test_base64url_is_canonical() -> None:
-    """One session, one spelling: unused bits set differently are refused."""
-    cookie = SessionCookie(account="a", session_id="A" * 21 + "B", secret=secrets.token_urlsafe(32))
-    assert SessionCookie.decode(cookie.encode()) is None
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"YQ.{'A' * 21}B.{'A' * 43}", f"YQ.{'A' * 22}.{'A' * 42}B", f"YR.{'A' * 22}.{'A' * 43}", f"YQ==.{'A' * 22}.{'A' * 43}",
+        f"YQ.+{'A' * 21}.{'A' * 43}", f"YQ.{'A' * 22}./{'A' * 42}", f"Y\nQ.{'A' * 22}.{'A' * 43}", f"YQ.{'A' * 22}.{'A' * 43}.",
+        f"YQ.{'A' * 43}.{'A' * 22}", f".{'A' * 22}.{'A' * 43}",
+    ],
+)  # fmt: skip
+def test_base64url_is_canonical(value: str) -> None:
+    """One session, one spelling: unused bits, padding, the other alphabet, line ends and swapped parts are refused."""
+    assert SessionCookie.decode(f"YQ.{'A' * 22}.{'A' * 43}") is not None
+    assert SessionCookie.decode(value) is None
 
 
 def test_the_secret_is_in_no_repr() -> None:
@@ -93,6 +105,71 @@ def test_the_functions_library_keeps_every_attribute(cookie: SetCookie) -> None:
     assert morsel["max-age"] == ("" if cookie.max_age is None else str(cookie.max_age))
     assert morsel["domain"] == ""
     assert len(cookie.header) < 4096
+
+
+def on_the_wire(*cookies: SetCookie) -> list[tuple[str, list[str]]]:
+    """Each cookie as the local host writes it after the library's own converters: the pair, and its attributes in order."""
+    response = Response.redirect(303, "/")
+    for cookie in cookies:
+        response = response.with_cookie(cookie)
+    headers = answer_of(http_response(response)).headers
+    written = [value.split("; ") for name, value in headers if name == "Set-Cookie"]
+    return [(pair, sorted(attributes)) for pair, *attributes in written]
+
+
+def expected(cookie: SetCookie) -> tuple[str, list[str]]:
+    """The same, from our own header; the host adds an empty domain and writes attributes in lower case."""
+    pair, *attributes = cookie.header.split("; ")
+    return pair, sorted(["domain=", *(attribute.lower() for attribute in attributes)])
+
+
+def test_every_cookie_is_on_the_wire_as_we_wrote_it() -> None:
+    """Names and values byte for byte, every attribute, and all cookies of one answer."""
+    cookies = every_cookie()
+    assert on_the_wire(*cookies) == [expected(cookie) for cookie in cookies]
+
+
+@given(
+    st.text(alphabet="abzABZ019._-", min_size=1, max_size=64) | st.sampled_from(sorted(Morsel._reserved)),  # type: ignore[attr-defined]
+    st.text(alphabet="abzABZ019._~-", max_size=80),
+    st.sampled_from([None, 0, 600]),
+)
+def test_whatever_name_the_start_takes_survives(name: str, value: str, max_age: int | None) -> None:
+    """No name that ``check_name`` lets through is lost on the way, whatever the value."""
+    assume(check_name(name, https=True) is None)
+    cookie = SetCookie(name=name, value=value, path="/auth", secure=True, same_site="None", max_age=max_age)
+    assert on_the_wire(cookie) == [expected(cookie)]
+
+
+@pytest.mark.parametrize("name", sorted(Morsel._reserved))  # type: ignore[attr-defined]
+def test_the_librarys_own_words_are_no_names(name: str) -> None:
+    """Every attribute that this Python's cookie parser knows is refused as a name, and never set."""
+    assert check_name(name.upper(), https=True)
+    with pytest.raises(ValueError, match="would not survive"):
+        SetCookie(name=name, value="v", path="/", secure=True, same_site="Lax")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"path": ""}, {"path": "auth"}, {"path": "/;Domain=x"}, {"path": "/a b"}, {"max_age": -1}, {"secure": False, "same_site": "None"},
+        {"secure": False, "name": "__Secure-a"}, {"secure": False, "name": "__host-a"}, {"secure": False, "name": "__Http-a"}, {"name": ""},
+    ],
+)  # fmt: skip
+def test_attributes_that_would_not_survive_are_a_fault_of_ours(fault: dict[str, Any]) -> None:
+    """A browser, the library or the host would drop such a cookie without a word."""
+    good: dict[str, Any] = {"name": "a", "value": "v", "path": "/", "secure": True, "same_site": "Lax"}
+    assert SetCookie(**good).header
+    with pytest.raises(ValueError, match="would not survive"):
+        SetCookie(**{**good, **fault})
+
+
+@pytest.mark.parametrize("name", ["__Secure-x", "__secure-x", "__HOST-x", "__Http-x"])
+def test_a_prefix_brings_its_secure_along(name: str) -> None:
+    """Over http on localhost too: browsers know the prefixes in any case of letters."""
+    names = CookieNames(session=name, secure=False)
+    assert names.session_cookie("v").secure
+    assert names.clear_session().secure
 
 
 def test_the_session_cookie_is_what_the_contract_says() -> None:

@@ -96,6 +96,52 @@ def test_pages_have_one_heading_and_a_main_landmark(name: str) -> None:
     assert all(attributes.get("method") == "post" for tag, attributes in checker.tags if tag == "form")
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_what_describes_an_element_is_there(name: str) -> None:
+    """Buttons that read alike are told apart by the row they name; every id is there once."""
+    checker = Checker()
+    checker.feed(PAGES[name]())
+    ids = [attributes["id"] for _, attributes in checker.tags if "id" in attributes]
+    named = [
+        identifier
+        for _, attributes in checker.tags
+        for relation in ("aria-describedby", "aria-labelledby")
+        for identifier in (attributes.get(relation) or "").split()
+    ]
+    assert len(ids) == len(set(ids))
+    assert set(named) <= set(ids)
+    buttons = [attributes.get("aria-describedby") for tag, attributes in checker.tags if tag == "button"]
+    described = [text for text in buttons if text]
+    assert len(described) == len(set(described))
+
+
+def test_a_device_is_shown_with_its_times() -> None:
+    """In UTC, said so, and for machines too; the id goes back in the form that ends it."""
+    page = pages.home(name="Alice", username="alice@example.com", devices=[device(id="s1", device="Firefox on Windows")])
+    assert '<time datetime="2026-11-23T08:00Z">2026-11-23 08:00 UTC</time>' in page
+    assert '<input type="hidden" name="id" value="s1">' in page
+    assert "Firefox on Windows (this one)" in page
+    assert "Signed in as Alice" in page
+    assert "alice@example.com" in page
+
+
+def test_who_has_no_name_is_greeted_by_the_username_once() -> None:
+    """Nobody is called by an empty name, nor twice by the same."""
+    assert pages.home(name="", username="bob@example.com", devices=[]).count("bob@example.com") == 1
+    assert "You are signed in<" in pages.home(name="", username="", devices=[])
+    assert "You are not signed in<" in pages.home(name=None, username=None, devices=[])
+
+
+def test_a_profile_reads_as_words() -> None:
+    """Lists as words, empty values and OData's own not at all, and an empty profile says so."""
+    page = pages.profile({"@odata.context": "x", "displayName": "Alice", "businessPhones": ["+1", "+2"], "mail": None})
+    assert "<dt>businessPhones</dt><dd>+1, +2</dd>" in page
+    assert "odata" not in page
+    assert "mail" not in page
+    assert "It is empty" in pages.profile({"mail": None})
+    assert "<dl>" not in pages.profile({})
+
+
 def test_sign_out_pages_say_what_is_true() -> None:
     """No page claims a sign-out that did not happen."""
     assert "signed out in this browser" in pages.signed_out(still_signed_in=False)
@@ -122,7 +168,7 @@ def test_every_answer_carries_the_headers(https: bool) -> None:
     assert headers["Referrer-Policy"] == "same-origin"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["X-Frame-Options"] == "DENY"
-    assert ("Strict-Transport-Security" in headers) is https
+    assert headers.get("Strict-Transport-Security") == ("max-age=31536000" if https else None)
 
 
 def test_the_front_channel_answer_is_framable_by_the_provider_alone() -> None:
@@ -144,6 +190,14 @@ def test_the_front_channel_answer_is_framable_by_the_provider_alone() -> None:
         ("Mozilla/5.0 (Linux; Android 16; Pixel 9) AppleWebKit/537.36 Chrome/156.0.0.0 Mobile Safari/537.36", "Chrome on Android"),
         ("Mozilla/5.0 (Macintosh; Intel Mac OS X 15_0) AppleWebKit/605.1.15 Version/19.0 Safari/605.1.15", "Safari on macOS"),
         ("curl/8.0", "Unknown browser"), ("", "Unknown browser"), ("x" * 10_000 + "Firefox/1", "Unknown browser"), ("Android", "Unknown browser on Android"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 CriOS/156.0 Mobile/15E148 Safari/604.1", "Chrome on iPhone"),
+        ("Mozilla/5.0 (iPad; CPU OS 19_0 like Mac OS X) AppleWebKit/605.1.15 FxiOS/153.0 Mobile/15E148 Safari/605.1.15", "Firefox on iPad"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 Version/19.0 EdgiOS/156.0 Mobile Safari/604.1", "Edge on iPhone"),
+        ("Mozilla/5.0 (Linux; Android 16) AppleWebKit/537.36 SamsungBrowser/30.0 Chrome/156.0.0.0 Mobile Safari/537.36", "Samsung Internet on Android"),
+        ("Mozilla/5.0 (Linux; U; Android 4.0) AppleWebKit/534.30 Version/4.0 Mobile Safari/534.30", "Unknown browser on Android"),
+        ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/605.1.15 Version/19.0 Safari/605.1.15", "Unknown browser on Linux"),
+        ("Mozilla/5.0 (Macintosh; Intel Mac OS X 15_0) AppleWebKit/537.36 Chrome/156.0.0.0 Safari/537.36 OPR/120.0", "Opera on macOS"),
+        ("Mozilla/5.0 (X11; CrOS x86_64 1) AppleWebKit/537.36 Chrome/156.0.0.0 Safari/537.36", "Chrome on ChromeOS"),
     ],
 )  # fmt: skip
 def test_devices_are_named_in_words(user_agent: str, words: str) -> None:
