@@ -5,7 +5,6 @@ re-encoded or answered with 500.  Values are base64url and dots, so nothing need
 """
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,6 +20,8 @@ _RESERVED = frozenset(
 )
 _LONGEST = 400
 """Characters: an account of 200 takes 267, with id and secret 334."""
+_SESSION_ID_BYTES = 16
+_SECRET_BYTES = 32
 _SECURE_PREFIXES = ("__secure-", "__host-", "__http-")
 """Browsers take cookies of these names, in any case of letters, only with ``Secure`` (RFC 6265bis, section 4.1.3)."""
 _COOKIES = 200
@@ -82,38 +83,25 @@ class SessionCookie:
     @staticmethod
     def decode(value: str) -> "SessionCookie | None":
         """The cookie that ``encode`` wrote; None for anything else, however long."""
-        if len(value) > _LONGEST:
+        parts = value.split(".") if len(value) <= _LONGEST else []
+        if len(parts) != 3:  # noqa: PLR2004 - account, session id, secret
             return None
-        parts = value.split(".")
-        if (
-            len(parts) != len(("account", "session id", "secret"))
-            or not _is_token(parts[1], 16)
-            or not _is_token(parts[2], 32)
-        ):
+        account, session_id, secret = map(from_base64url, parts)
+        if account is None or session_id is None or secret is None:
             return None
-        account = _decoded(parts[0])
-        if account is None or not _ACCOUNT.fullmatch(account):
+        key = account.decode("latin-1")
+        if not _ACCOUNT.fullmatch(key) or (len(session_id), len(secret)) != (_SESSION_ID_BYTES, _SECRET_BYTES):
             return None
-        return SessionCookie(account=account, session_id=parts[1], secret=parts[2])
+        return SessionCookie(account=key, session_id=parts[1], secret=parts[2])
 
 
-def _decoded(text: str) -> str | None:
-    """Canonical base64url without padding, as ASCII text."""
+def from_base64url(text: str) -> bytes | None:
+    """The bytes of base64url without padding (RFC 4648, section 5); None for any spelling but the canonical one."""
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        plain = data.decode("ascii")
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
-    return plain if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text else None
-
-
-def _is_token(text: str, size: int) -> bool:
-    """Whether this is canonical base64url of ``size`` bytes."""
-    try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return len(data) == size and base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text
+    return data if base64.urlsafe_b64encode(data).rstrip(b"=").decode() == text else None
 
 
 def read(header: str | None, name: str) -> tuple[str, ...]:

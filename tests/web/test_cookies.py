@@ -1,5 +1,6 @@
 """Cookies survive the Functions host, and what is no cookie of ours is nothing."""
 
+import base64
 import secrets
 from http.cookies import Morsel, SimpleCookie
 from typing import Any
@@ -9,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dev.host_answers import answer_of
-from shared.web.cookies import CookieNames, SessionCookie, SetCookie, check_name, read
+from shared.web.cookies import CookieNames, SessionCookie, SetCookie, check_name, from_base64url, read
 from shared.web.functions import http_response
 from shared.web.messages import Response
 
@@ -66,6 +67,16 @@ def test_base64url_is_canonical(value: str) -> None:
     """One session, one spelling: unused bits, padding, the other alphabet, line ends and swapped parts are refused."""
     assert SessionCookie.decode(f"YQ.{'A' * 22}.{'A' * 43}") is not None
     assert SessionCookie.decode(value) is None
+
+
+@given(st.binary(max_size=40), st.integers(min_value=0), st.sampled_from("AZaz09-_+/=."))
+def test_bytes_have_one_spelling(data: bytes, place: int, other: str) -> None:
+    """What was written reads back; with any one character exchanged it is other bytes or none."""
+    text = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    assert from_base64url(text) == data
+    place %= len(text) or 1
+    changed = text[:place] + other + text[place + 1 :]
+    assert changed == text or from_base64url(changed) != data
 
 
 def test_the_secret_is_in_no_repr() -> None:
