@@ -12,6 +12,7 @@ from shared.app import app_hash
 from shared.flows.pending import Pending, PendingSeal
 from shared.settings import load
 from shared.store.sealing import KeyRing
+from shared.web.cookies import SessionCookie
 from tests.support.stack import App, Provider, Stack
 from tests.support.user_agent import Page, UserAgent
 
@@ -532,3 +533,25 @@ def test_a_token_with_many_groups_and_a_large_access_token_is_kept(app: App, pro
     assert [name for name in stored[0] if name.startswith("Cache") and name != "CacheParts"] >= ["Cache0", "Cache1"]
     agent.sign_out(app.url)
     assert [e["RowKey"] for e in app.entities("sessions") if e["PartitionKey"] == account] == ["!"]
+
+
+def test_every_cookie_survives_the_host_byte_for_byte(app: App) -> None:
+    """On the wire: the value as we wrote it, nothing percent-encoded, every attribute there."""
+    agent = UserAgent()
+    page = agent.open(f"{app.url}/auth/login", follow=False)
+    (flow,) = page.set_cookies
+    name, _, rest = flow.partition("=")
+    value, _, attributes = rest.partition("; ")
+    assert name.startswith("__Secure-signin-")
+    assert "%" not in value
+    assert attributes == "max-age=600; domain=; path=/auth; secure; samesite=none; httponly"
+    page = post(agent, app, answer(agent, app))
+    session, cleared = page.set_cookies
+    name, _, rest = session.partition("=")
+    value, _, attributes = rest.partition("; ")
+    cookie = SessionCookie.decode(value)
+    assert cookie is not None
+    assert (name, cookie.encode(), attributes) == ("session", value, "domain=; path=/; samesite=lax; httponly")
+    assert cleared.partition("; ")[2] == "max-age=0; domain=; path=/auth; secure; samesite=none; httponly"
+    page = agent.request("POST", f"{app.url}/auth/logout", initiator=f"{app.url}/", form={})
+    assert page.set_cookies == ["session=; max-age=0; domain=; path=/; samesite=lax; httponly"]

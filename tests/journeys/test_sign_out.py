@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -485,4 +486,38 @@ def test_a_guest_is_found_by_oid_and_tid(stack: Stack) -> None:
     user = agent.fetch(f"{app.url}/auth/me").json()
     assert user["account"] != f"{user['oid']}.{user['tid']}"
     assert admin(app, {"oid": user["oid"].upper(), "tid": user["tid"]}).json() == {"ended": 1}
+    assert not signed_in(app, agent)
+
+
+# -- revocation
+
+
+def test_refresh_tokens_are_revoked_after_ones_own_sign_out_and_never_from_the_front_channel(stack: Stack) -> None:
+    """Where the provider can: after the local deletion, for the user and the administrator; an unsigned request revokes nothing."""
+    stack.provider.switch(revocation_endpoint=True, frontchannel=False)
+    app = stack.start_app()
+    _, agents = devices(app, "revoked", 2)
+    with stack.provider.counting() as counted:
+        logout(app, agents[0])
+    assert counted["revocation"] == 2
+    account, agents = devices(app, "revoked-admin", 1)
+    with stack.provider.counting() as counted:
+        assert admin(app, {"account": account}).json() == {"ended": 1}
+    assert counted["revocation"] == 1
+    _, agents = devices(app, "revoked-front", 1)
+    with stack.provider.counting() as counted:
+        assert frame(app, f"?sid={sid_of(app, 'revoked-front', stack)}").status == 200
+    assert counted["revocation"] == 0
+    assert not signed_in(app, agents[0])
+
+
+@pytest.mark.parametrize("fault", ["hang", "500", "drop"])
+def test_a_failed_revocation_delays_nobody(stack: Stack, fault: str) -> None:
+    """Two seconds at most, its failure only logged: the sign-out is done."""
+    stack.provider.switch(revocation_endpoint=True, revocation=fault)
+    app = stack.start_app()
+    _, (agent,) = devices(app, f"unrevoked-{fault}", 1)
+    began = time.monotonic()
+    assert logout(app, agent).status == 303
+    assert time.monotonic() - began < 5
     assert not signed_in(app, agent)
