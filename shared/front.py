@@ -143,8 +143,7 @@ class Front:
         """Sends a browser's navigation to sign in and back; raises the error for everybody else."""
         if not (request.method == "GET" and request.is_top_level_navigation and request.wants_html):
             raise error
-        here = urlsplit(request.url)
-        return_to = safe_return_to(here.path + (f"?{here.query}" if here.query else ""))
+        return_to = safe_return_to(request.path + (f"?{request.query}" if request.query else ""))
         return app.sign_in.begin(request, now(), return_to=return_to, **wish)
 
     # -- what is the same for all

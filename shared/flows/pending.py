@@ -4,7 +4,6 @@ Each has a cookie of its own, named by its ``state``; at most four at a time, te
 """
 
 import base64
-import binascii
 import json
 import zlib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from shared.store.sealing import BrokenSealError, KeyRing, UnknownKeyError
 from shared.store.sessions import CLOCK_LEEWAY, FLOW_LIFETIME, Claim
+from shared.web.cookies import from_base64url
 
 AT_MOST = 4
 """Tabs that may sign in at once: more would make the request headers too large."""
@@ -68,8 +68,10 @@ class PendingSeal:
     def open(self, state: str, value: str) -> Pending | None:
         """What was sealed for this state; None for anything else."""
         key_id, _, text = value.rpartition(".")
+        sealed = from_base64url(text)
+        if sealed is None:
+            return None
         try:
-            sealed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             unpacking = zlib.decompressobj()
             plain = unpacking.decompress(self._ring.open(key_id, sealed, *self._place(state)), _PLAIN_LIMIT)
             data = json.loads(plain)
@@ -81,7 +83,7 @@ class PendingSeal:
                 started_at=datetime.fromtimestamp(data["started_at"], UTC),
                 had=Claim(account=had[0], session_id=had[1], secret_hash=had[2]) if had else None,
             )
-        except (BrokenSealError, UnknownKeyError, binascii.Error, zlib.error, ValueError, KeyError, TypeError):
+        except (BrokenSealError, UnknownKeyError, zlib.error, ValueError, KeyError, TypeError):
             return None
 
     def _place(self, state: str) -> tuple[str, ...]:
