@@ -57,7 +57,9 @@ class Front:
     def serve(self, req: HttpRequest, route: Route) -> HttpResponse:
         """Answers one request by one route."""
         request = request_of(req)
-        return http_response(self._secured(self._answer(request, lambda app: route(app, request, now())), route))
+        return http_response(
+            self._secured(self._answer(route.__name__, request, lambda app: route(app, request, now())), route)
+        )
 
     def health(self, req: HttpRequest) -> HttpResponse:
         """``GET /health``: also where the settings have faults."""
@@ -113,7 +115,7 @@ class Front:
                     answer = function(req, session)
                     found.append(asyncio.run(answer) if inspect.iscoroutine(answer) else answer)
 
-                answer = self._answer(request, lambda app: self._enter(app, request, wanted, call))
+                answer = self._answer(function.__name__, request, lambda app: self._enter(app, request, wanted, call))
                 response = self._secured(answer, None)
                 return add_headers(found[0], response, _ALSO_THEIRS) if found else http_response(response)
 
@@ -148,16 +150,17 @@ class Front:
 
     # -- what is the same for all
 
-    def _answer(self, request: Request, work: Callable[[App], Response]) -> Response:
+    def _answer(self, name: str, request: Request, work: Callable[[App], Response]) -> Response:
+        """Does the work and turns errors into answers.  The log has the route's name: a path may hold an id, a query more."""
         try:
             with limits.within(limits.REQUEST), measured():
                 return work(self.app())
         except AppError as error:
             level = logging.INFO if error.status < 500 else logging.ERROR  # noqa: PLR2004
-            log.log(level, "%s %s answered %d %s: %s", request.method, request.path, error.status, error.code, error)
+            log.log(level, "%s answered %d %s: %s", name, error.status, error.code, error)
             return routes.failure(error, request)
         except Exception:
-            log.exception("%s %s failed", request.method, request.path)
+            log.exception("%s failed", name)
             return routes.failure(AppError(), request)
 
     def _secured(self, response: Response, route: Route | None) -> Response:
