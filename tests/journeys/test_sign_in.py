@@ -485,7 +485,7 @@ def test_two_callbacks_at_once_make_one_session(app: App) -> None:
 
 SUBJECTS = [
     "a/b\\c#d?e",
-    "x" * 255,
+    "x" * 500,
     "Case",
     "cASE",
     "日本語",
