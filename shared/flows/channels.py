@@ -5,7 +5,7 @@ The user's own is ``sign_out.py``.
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from shared.provider.client import Provider
 from shared.provider.values import LogoutToken
 from shared.store.index import Index, Pointer, end_key, jti_key, oid_key, sid_key, sub_key
 from shared.store.sealing import digest
-from shared.store.sessions import CLOCK_LEEWAY, KEEP_ENDED, Sessions, account_key, hashed_account_key
+from shared.store.sessions import CLOCK_LEEWAY, KEEP_ENDED, Sessions, account_key, hashed_account_key, oid_account
 from shared.store.table import Row
 from shared.web.messages import Request
 
@@ -186,7 +186,7 @@ class Channels:
             case ["account"]:
                 return (self.account(names["account"]),), None
             case ["oid", "tid"]:
-                return (account_key(f"{names['oid']}.{names['tid']}", "", ""),), oid_key(names["tid"], names["oid"])
+                return (oid_account(names["oid"], names["tid"]),), oid_key(names["tid"], names["oid"])
             case ["sub"]:
                 # With client_info from the provider the account is not the sub itself, but may be its hash.
                 sub = names["sub"]
@@ -200,18 +200,25 @@ class Channels:
         return name if _HASHED.fullmatch(name) else account_key(name, self._issuer, name)
 
     def _end_for_administrator(self, named: tuple[tuple[str, ...], str | None], now: datetime) -> int:
-        accounts, partition = named
-        pointed = [pointer.account for pointer in self._index.find(partition)] if partition is not None else []
         ended: list[Row] = []
         metadata = self._provider.metadata_if_known()
         revoking = metadata is not None and metadata.revocation_endpoint is not None
-        for account in dict.fromkeys((*accounts, *pointed)):
+        for account in self._one_by_one(*named):
             rows = self._sessions.end_account(account, now=now, caches=revoking)
             self._audit.record("sign_out", cause="administrator", account=account, ended=len(rows))
             ended += rows
         if revoking:
             revoke(self._provider, caches_of(self._sessions, ended))
         return len(ended)
+
+    def _one_by_one(self, accounts: tuple[str, ...], partition: str | None) -> Iterator[str]:
+        """The accounts to end; looks for others only when the named ones have ended.
+
+        Their marks refuse a guest's sign-in under way, and one that saw no mark has written its index rows by then.
+        """
+        yield from accounts
+        if partition is not None:
+            yield from dict.fromkeys(p.account for p in self._index.find(partition) if p.account not in accounts)
 
 
 class _Younger:

@@ -168,6 +168,11 @@ def hashed_account_key(issuer: str, sub: str) -> str:
     return "~" + digest(issuer, sub)
 
 
+def oid_account(oid: str, tid: str) -> str:
+    """The PartitionKey that ``oid`` and ``tid`` name: a member's account; for guests the place of an administrator's mark."""
+    return account_key(f"{oid}.{tid}", tid, oid)
+
+
 Spare = Callable[[Row], bool]
 """Says of a session's row that a sign-out leaves it alone."""
 
@@ -289,6 +294,8 @@ class Sessions:
         listing = self.listing(session.account)
         if new.backchannel and self._ended_by_backchannel(new):
             raise SignedOutMeanwhile("back-channel logout since the sign-in started")
+        if self._ended_by_oid(session, new):
+            raise SignedOutMeanwhile("an administrator signed this oid out since the sign-in started")
         leaving: Sequence[Row] = ()
         for _ in range(_CONFLICTS):
             if self._has_mark(listing, mark):
@@ -319,10 +326,20 @@ class Sessions:
 
     def _ended_by_backchannel(self, new: NewSession) -> bool:
         identity = new.identity
-        names = [("sub", identity.sub), *([("sid", identity.sid)] if identity.sid else [])]
+        names = [("sub", identity.sub), *(("sid", sid) for sid in _sids(new))]
         who = digest(self._issuer, identity.sub)
         ends = [self._index.ended_at(end_key(self._issuer, name, value), sub=who) for name, value in names]
         return any(end is not None and end >= new.flow_started_at for end in ends)
+
+    def _ended_by_oid(self, session: SessionRow, new: NewSession) -> bool:
+        """Whether an administrator ended ``oid`` and ``tid`` of somebody whose account they do not name (guests, B2C).
+
+        The account of a sign-in under way is known to nobody else, so the mark stands in the account of that name.
+        """
+        key = _named_by_oid(session)
+        row = self._table.read(key, ACCOUNT_ROW) if key is not None else None
+        ended_at = row.values.get(self._ended_at) if row is not None else None
+        return isinstance(ended_at, datetime) and ended_at >= new.flow_started_at
 
     def _to_replace(self, listing: Listing, session: SessionRow, new: NewSession) -> list[Row]:
         """The rows that this sign-in ends: the same browser's, and the oldest over the limit."""
@@ -341,10 +358,10 @@ class Sessions:
     def _index_keys(self, session: SessionRow, new: NewSession) -> tuple[str, ...]:
         identity = session.identity
         keys = [exp_key(session.idle_expires_at, session.id)]
-        keys += [sid_key(self._issuer, sid) for sid in dict.fromkeys((identity.sid, new.session_state)) if sid]
+        keys += [sid_key(self._issuer, sid) for sid in _sids(new)]
         if new.backchannel:
             keys.append(sub_key(self._issuer, identity.sub))
-        if identity.oid and identity.tid and f"{identity.oid}.{identity.tid}" != session.account:
+        if identity.oid and identity.tid and _named_by_oid(session) is not None:
             keys.append(oid_key(identity.tid, identity.oid))
         return tuple(keys)
 
@@ -776,6 +793,19 @@ class Sessions:
     def _place(self, account: str, session_id: str, stored_hash: str, name: str) -> tuple[str, ...]:
         # The secret's hash is bound too: whoever can write the table cannot put a secret of their own before the tokens.
         return ("session", str(VERSION), self._app, account, session_id, stored_hash, name)
+
+
+def _sids(new: NewSession) -> list[str]:
+    """What a logout may call this session: its ``sid``, and Entra's ``session_state``."""
+    return [sid for sid in dict.fromkeys((new.identity.sid, new.session_state)) if sid]
+
+
+def _named_by_oid(session: SessionRow) -> str | None:
+    """The account that ``oid`` and ``tid`` name, where it is not the session's own."""
+    oid, tid = session.identity.oid, session.identity.tid
+    if not oid or not tid or f"{oid}.{tid}" == session.account:
+        return None
+    return oid_account(oid, tid)
 
 
 def _is_claimed(claim: Claim, row: Row) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from shared.errors import StorageUnavailable
 from shared.store.memory_table import MemoryTable
-from shared.store.table import Conflict, Insert, Operation, Row
+from shared.store.table import Conflict, Insert, Operation, Row, Upsert
 from tests.proof.explorer import CRASH, EVERYTHING, LATE, LOST, REPEATED, UNANSWERED, Call, Run
 
 READ_FAULTS = (CRASH, LOST)
@@ -148,12 +148,12 @@ class SteppedTable:
                 with contextlib.suppress(Conflict):
                     work()
                     self._run.version += 1
-                    self.inserted(insertions(operations))
+                    self.inserted(_sessions_in(partition, operations))
 
             self._run.note(f"{text} -> unavailable, still under way")
             self._run.land_later(call, land)
             raise StorageUnavailable("late")
-        answer = self._carry_out(text, operations, work)
+        answer = self._carry_out(text, partition, operations, work)
         if fault == UNANSWERED:
             self._run.note("... its answer is lost")
             self._run.saw("unanswered")
@@ -161,10 +161,10 @@ class SteppedTable:
         if fault == REPEATED:
             self._run.note("... its answer is lost, and it is sent once more")
             self._run.step(replace(call, text=text + " (again)", faults=(CRASH,)))
-            return self._carry_out(text, operations, work)
+            return self._carry_out(text, partition, operations, work)
         return answer
 
-    def _carry_out(self, text: str, operations: Sequence[Operation], work: Callable[[], str]) -> str:
+    def _carry_out(self, text: str, partition: str, operations: Sequence[Operation], work: Callable[[], str]) -> str:
         try:
             answer = work()
         except Conflict as conflict:
@@ -172,7 +172,7 @@ class SteppedTable:
             self._run.note(f"{text} -> {type(conflict).__name__}")
             raise
         self._run.version += 1
-        self.inserted(insertions(operations))
+        self.inserted(_sessions_in(partition, operations))
         self._run.saw(answer)
         self._run.note(f"{text} -> done")
         return answer
@@ -209,8 +209,10 @@ def _said(operation: Operation) -> str:
     return f"{type(operation).__name__.lower()} {_short(operation.key)}"
 
 
-def insertions(operations: Sequence[Operation]) -> list[str]:
-    """The session rows that a transaction inserts."""
+def _sessions_in(partition: str, operations: Sequence[Operation]) -> list[str]:
+    """The sessions that get a row of their own, or one that points to them."""
+    if partition.startswith(("sid:", "sub:", "oid:")):
+        return [operation.key for operation in operations if isinstance(operation, Upsert)]
     return [operation.key for operation in operations if isinstance(operation, Insert) and "SecretHash" in operation.values]
 
 

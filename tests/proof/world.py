@@ -195,10 +195,10 @@ class World(Execution):
     def _callback_of(self) -> dict[str, Flow]:
         return {}
 
-    def inserted(self, session_id: str) -> None:
-        """A session's row has been inserted: remembers whose it is."""
-        root = self.run.who.partition("/")[0].partition("~")[0]
-        self.owners[session_id] = self._callback_of[root]
+    def belongs(self, session_id: str) -> None:
+        """A session's row or one of its index rows has been written: remembers whose it is."""
+        if session_id not in self.owners:
+            self.owners[session_id] = self._callback_of[self.run.who.partition("/")[0].partition("~")[0]]
 
     def use(self, browser: Browser, now: datetime, *, app: str = HOME) -> bool:
         """Any request: whether it is signed in."""
@@ -310,7 +310,9 @@ class World(Execution):
             if (flow := self.owners[key]).app == HOME and named(flow) and flow.started_at <= now
         }
         # A sign-in whose index rows are written counts: its session is about to be inserted.
-        pointed = {key for partition, key in self._pointed if partition in partitions}
+        pointed = {
+            key for partition, key in self._pointed if partition in partitions and self.owners[key].started_at <= now
+        }
         self.promise_sessions(there | pointed)
         # Whose account it was is known where a session was there to be ended: another sign-out may have been quicker.
         if self.setting.scope == "account" or everything:
@@ -430,9 +432,10 @@ class Parts:
     def __init__(self, world: World, app: str) -> None:
         run, setting = world.run, world.setting
         parallel = run.parallel if setting.parallel else in_turn
-        self._index = Index(table=SteppedTable("index", run, world.index), app=app, parallel=parallel)
+        index = _Watched("index", run, world.index, world.belongs)
+        self._index = Index(table=index, app=app, parallel=parallel)
         self.sessions = Sessions(
-            table=_Watched("sessions", run, world.sessions, world.inserted),
+            table=_Watched("sessions", run, world.sessions, world.belongs),
             index=self._index,
             ring=RING,
             app=app,
@@ -489,15 +492,15 @@ class _Recorder(Audit):
 
 
 class _Watched(SteppedTable):
-    """The sessions table, that tells of each session which is inserted."""
+    """A table that tells of each session that gets a row in it."""
 
-    def __init__(self, name: str, run: Run, rows: Rows, inserted: Callable[[str], None]) -> None:
+    def __init__(self, name: str, run: Run, rows: Rows, belongs: Callable[[str], None]) -> None:
         super().__init__(name, run, rows)
-        self._inserted = inserted
+        self._belongs = belongs
 
     def inserted(self, keys: list[str]) -> None:
         for key in keys:
-            self._inserted(key)
+            self._belongs(key)
 
 
 @dataclass(frozen=True, kw_only=True)
