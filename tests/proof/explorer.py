@@ -277,7 +277,9 @@ class Run:
         if choice.fault == CRASH:
             if self.log is not None:
                 family = [a for a in self.actors.values() if a.root == actor.name and a.pending is not None and not a.done]
-                self.log.append(f"{actor.name}: dies before: {', '.join(a.pending.text for a in family if a.pending is not None)}")
+                self.log.append(
+                    f"{actor.name}: dies before: {', '.join(a.pending.text for a in family if a.pending is not None)}"
+                )
             self._crash(actor)
             return
         self._resume(actor, choice.fault)

@@ -305,14 +305,10 @@ class World(Execution):
         self, now: datetime, named: Callable[[Flow], bool], partitions: list[str], *, everything: bool = False
     ) -> None:
         there = {
-            key
-            for key in self._began
-            if (flow := self.owners[key]).app == HOME and named(flow) and flow.started_at <= now
+            key for key in self._began if (flow := self.owners[key]).app == HOME and named(flow) and flow.started_at <= now
         }
         # A sign-in whose index rows are written counts: its session is about to be inserted.
-        pointed = {
-            key for partition, key in self._pointed if partition in partitions and self.owners[key].started_at <= now
-        }
+        pointed = {key for partition, key in self._pointed if partition in partitions and self.owners[key].started_at <= now}
         self.promise_sessions(there | pointed)
         # Whose account it was is known where a session was there to be ended: another sign-out may have been quicker.
         if self.setting.scope == "account" or everything:
