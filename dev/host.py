@@ -34,8 +34,9 @@ from typing import Any
 import azure.functions as func
 from azure.functions.http import HttpRequestConverter
 from azure.functions.meta import Datum
+from azure.functions.timer import TimerRequestConverter
 
-from dev.host_admin import known
+from dev.host_admin import is_files, is_open, known
 from dev.host_answers import FAILED, Answer, answer_of, with_headers
 from dev.host_app import Function, HostJson, Unusable, load, read_host_json, read_local_settings
 from dev.host_routes import decoded, encoded, normalized, pairs, query
@@ -88,6 +89,9 @@ class Context(func.Context):
 
 # -- serving
 
+_THREADS = 1000
+"""Where ``PYTHON_THREADPOOL_THREAD_COUNT`` does not say, as the host sets it; they come as they are needed."""
+
 
 class Host:
     """One app, served."""
@@ -107,17 +111,13 @@ class Host:
         self._function_key = function_key
         self._master_key = master_key
         threads = os.environ.get("PYTHON_THREADPOOL_THREAD_COUNT", "")
-        self._pool = concurrent.futures.ThreadPoolExecutor(
-            int(threads) if threads.isdigit() and int(threads) else min(32, (os.cpu_count() or 1) + 4)
-        )
-        self._origin = ""
+        self._pool = concurrent.futures.ThreadPoolExecutor(int(threads) if threads.isdigit() and int(threads) else _THREADS)
+        self._jobs: set[concurrent.futures.Future[Any]] = set()
 
     async def handle(self, message: Message) -> Answer:
         """Answers one request."""
         path = normalized(message.path)
-        parts = decoded(path).lower().strip("/").split("/")
-        reserved = parts[0] in {"admin", "runtime"}
-        answer = await (self._admin(message, parts) if reserved else self._routed(message, path))
+        answer = self._admin(message, decoded(path).lower()[1:].removesuffix("/")) or await self._routed(message, path)
         return with_headers(answer, self._settings.headers)
 
     async def _routed(self, message: Message, path: str) -> Answer:
@@ -129,6 +129,8 @@ class Host:
                 continue
             if not self._may_call(function, message):
                 return Answer(status=401)
+            if function.disabled and (self._master_key is None or not _same(self._key_of(message), self._master_key)):
+                return Answer(status=404)
             return await self._call_http(function, message, path, route)
         return _homepage() if path == "/" else Answer(status=404)
 
@@ -140,7 +142,7 @@ class Host:
 
     def _key_of(self, message: Message) -> str | None:
         if "x-functions-key" in message.headers:
-            return message.headers["x-functions-key"]
+            return message.headers["x-functions-key"].partition(",")[0]  # the first of several
         return next((value for name, value in pairs(message.query[1:]) if name.lower() == "code"), None)
 
     async def _call_http(self, function: Function, message: Message, path: str, route: dict[str, str]) -> Answer:
@@ -156,9 +158,10 @@ class Host:
             },
             "http",
         )
-        request = HttpRequestConverter.decode(datum, trigger_metadata={})
         try:
-            returned = await self._call(function, request)
+            if function.plain:
+                raise TypeError(f"a request cannot be handed over as text: {function.argument}")
+            returned = await self._call(function, HttpRequestConverter.decode(datum, trigger_metadata={}))
             return answer_of(returned)
         except TimeoutError:
             log.error("%s took longer than functionTimeout allows", function.name)
@@ -176,31 +179,39 @@ class Host:
             if inspect.iscoroutinefunction(function.call):
                 return await asyncio.wait_for(function.call(**arguments), limit)
             work = contextvars.copy_context()
-            loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._pool, lambda: work.run(function.call, **arguments))
-            return await asyncio.wait_for(future, limit)
+            job = self._pool.submit(lambda: work.run(function.call, **arguments))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
+            return await asyncio.wait_for(asyncio.wrap_future(job), limit)
         finally:
             _invocation.reset(token)
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether a sync function still runs whose request was already answered: nothing can end its thread."""
+        return bool(self._jobs)
+
     # -- /admin
 
-    async def _admin(self, message: Message, parts: list[str]) -> Answer:
-        """What the host answers under ``/admin`` and ``/runtime``.
+    def _admin(self, message: Message, route: str) -> Answer | None:
+        """What the host answers by its own routes under ``/admin`` and ``/runtime``; None where it has none.
 
-        Order: the route with its method (404), the key (401, 403), the body (415, 400), the function (404).
+        Order: the route with its method, the key (401, 403), the body (415, 400), the function (404).
         """
-        route = "/".join(parts)
-        if route == "admin/host/ping" and message.method in {"GET", "POST"}:
-            return Answer(status=200, headers=(("Cache-Control", "no-store,no-cache"), ("Pragma", "no-cache")))
-        if not known(message.method, route):
-            return Answer(status=404)
+        if is_open(message.method, route):
+            silent = (("Cache-Control", "no-store,no-cache"), ("Pragma", "no-cache")) if route == "admin/host/ping" else ()
+            return Answer(status=200, headers=silent)
+        files = is_files(route)
+        if not files and not known(message.method, route):
+            return None
         refusal = self._may_administer(message)
         if refusal is not None:
-            return refusal
+            return Answer(status=401) if files else refusal
         if route == "admin/host/status":
             return _json(self._status())
         if route == "admin/functions":
             return _json([self._described(one) for one in self._functions])
+        parts = route.split("/")
         if parts[1] == "functions" and len(parts) == 3 and message.method in {"GET", "POST"}:
             function = next((one for one in self._functions if one.name.lower() == parts[2]), None)
             if message.method == "POST":
@@ -249,7 +260,7 @@ class Host:
         return {
             "name": function.name,
             "language": "python",
-            "isDisabled": False,
+            "isDisabled": function.disabled,
             "config": {"bindings": [{"type": function.kind}]},
         }
 
@@ -257,7 +268,7 @@ class Host:
 
     def start_timers(self) -> list["asyncio.Task[None]"]:
         """Starts what fires by the clock; the tasks run until they are cancelled."""
-        return [asyncio.ensure_future(self._tick(one)) for one in self._functions if one.schedule is not None]
+        return [asyncio.ensure_future(self._tick(one)) for one in self._functions if one.schedule and not one.disabled]
 
     async def _tick(self, function: Function) -> None:
         assert function.schedule is not None
@@ -277,35 +288,18 @@ class Host:
         task.add_done_callback(_running.discard)
 
     async def _run_timer(self, function: Function, *, past_due: bool) -> None:
+        data = json.dumps({"Schedule": {"AdjustForDST": True}, "ScheduleStatus": None, "IsPastDue": past_due})
+        timer = data if function.plain else TimerRequestConverter.decode(Datum(data, "json"), trigger_metadata={})
         try:
-            await self._call(function, TimerRequest(past_due=past_due))
+            if await self._call(function, timer) is not None:
+                raise TypeError("a timer's function has nobody to return a value to")
+        except TimeoutError:
+            log.error("%s took longer than functionTimeout allows", function.name)
         except Exception:
             log.exception("%s failed", function.name)
 
 
 _running: set["asyncio.Task[None]"] = set()
-
-
-class TimerRequest(func.TimerRequest):
-    """What a timer's function gets."""
-
-    def __init__(self, *, past_due: bool) -> None:
-        self._past_due = past_due
-
-    @property
-    def past_due(self) -> bool:
-        """Whether it fires late."""
-        return self._past_due
-
-    @property
-    def schedule_status(self) -> dict[str, Any]:
-        """Nothing is kept between runs."""
-        return {}
-
-    @property
-    def schedule(self) -> dict[str, Any]:
-        """Whether it corrects for daylight saving."""
-        return {"AdjustForDST": True}
 
 
 def _member(given: dict[str, Any], name: str) -> Any:
@@ -368,7 +362,16 @@ def main(folder: Path, port: int, function_key: str | None = None, master_key: s
     except OSError as error:
         print(f"Port {port} cannot be used: {error.strerror or error}", file=sys.stderr, flush=True)
         return 1
+    if host.abandoned:
+        _leave()
     return 0
+
+
+def _leave() -> None:
+    """Ends the process without waiting for threads."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 async def _serve(host: Host, port: int, functions: Sequence[Function]) -> None:
@@ -376,12 +379,21 @@ async def _serve(host: Host, port: int, functions: Sequence[Function]) -> None:
     port = await server.start(["127.0.0.1", "::1"], port)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    told: set[int] = set()
+
+    def tell(number: int) -> None:
+        if number == signal.SIGINT and number in told:  # Ctrl-C for the second time: somebody does not want to wait
+            _leave()
+        told.add(number)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, tell, number)
         except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
             with contextlib.suppress(ValueError):
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+                signal.signal(number, lambda given, _: loop.call_soon_threadsafe(tell, given))
     for one in functions:
         where = (
             f"{','.join(sorted(one.methods)) or '*'} /{one.template.text}"

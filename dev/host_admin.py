@@ -15,7 +15,7 @@ _ROUTES = [
         ("GET POST PUT DELETE", f"admin/functions/{_NAME}/keys/{_NAME}"),
         ("GET", "admin/host/(status|processes|config|drain/status|keys|functionkeys|systemkeys|extensions|extensions/jobs)"),
         ("GET", f"admin/host/extensions/jobs/{_NAME}"),
-        ("GET", "admin/host/extensionbundle/v1/(templates|bindings|resources)"),
+        ("GET", r"admin/host/extensionbundle/v1/(templates|bindings|resources(\.[^/]+)?)"),
         ("POST", "admin/host/(drain|resume|scale/status|log|debug|synctriggers|restart|extensions)"),
         ("PUT", "admin/host/(state|extensions)"),
         ("DELETE", f"admin/host/extensions/{_NAME}"),
@@ -26,6 +26,23 @@ _ROUTES = [
     )
 ]
 """The routes that need the master key, with their methods; this host does what little of them a developer needs."""
+
+
+_OPEN = [
+    (methods, re.compile(pattern))
+    for methods, pattern in (("GET POST", "admin/host/ping"), ("GET", "admin/instance/http-health"), ("", "admin/warmup"))
+]
+"""The routes that answer everybody; where no method stands, all."""
+
+
+def is_open(method: str, route: str) -> bool:
+    """Whether the host answers this route, written as for ``known``, without a key."""
+    return any((not methods or method in methods.split()) and pattern.fullmatch(route) for methods, pattern in _OPEN)
+
+
+def is_files(route: str) -> bool:
+    """Whether it is below the app's files: all methods, and no challenge in the refusal."""
+    return route == "admin/vfs" or route.startswith("admin/vfs/")
 
 
 def known(method: str, route: str) -> bool:

@@ -1,6 +1,7 @@
 """What becomes of a function's answer: the library's converter first, then what the host makes of it."""
 
-import json
+import email.utils
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +11,16 @@ from urllib.parse import quote
 
 from azure.functions.http import HttpResponseConverter
 
+from dev.host_json import double, read, written
+
 if TYPE_CHECKING:
-    from http.cookies import Morsel, SimpleCookie
+    from http.cookies import Morsel
+
+log = logging.getLogger("dev.host")
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
-_EXPIRES = ("%a, %d %b %Y %H:%M:%S GMT", "%a, %d-%b-%Y %H:%M:%S GMT", "%a, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+_EXPIRES = ("%a, %d %b %Y %H:%M:%S GMT", "%a, %d-%b-%Y %H:%M:%S GMT", "%a, %d-%b-%y %H:%M:%S GMT", "%a, %d %b %y %H:%M:%S GMT")
 _LONGEST_SPAN = 922_337_203_685.0
 """Seconds that .NET's ``TimeSpan`` holds."""
 _PLAIN = "text/plain; charset=utf-8"
@@ -46,29 +51,42 @@ def answer_of(returned: Any) -> Answer:
     headers: dict[str, tuple[str, str]] = {}
     for name, item in value["headers"].items():
         headers[name.lower()] = (name, item.value)
-    cookies = [_rendered(morsel) for jar in value["cookies"] or [] for morsel in _morsels(jar)]
-    return _checked(_status(value["status_code"].value), [*headers.values()], cookies, value["body"].value)
+    answer = _checked(_status(value["status_code"].value), [*headers.values()], value["body"].value)
+    cookies: list[str] = []
+    for morsel in [_read(morsel) for jar in value["cookies"] or [] for morsel in jar.values()]:
+        cookie = morsel.rendered()
+        if not _TOKEN.fullmatch(morsel.name) or not _HEADER_VALUE.fullmatch(cookie):
+            log.error("cookie %r cannot be sent", morsel.name)
+            answer = Answer(status=500, headers=answer.headers)  # what was set before the failure stays
+            break
+        cookies.append(cookie)
+    return Answer(
+        status=answer.status, headers=(*answer.headers, *(("Set-Cookie", cookie) for cookie in cookies)), body=answer.body
+    )
 
 
 def _from_text(text: str) -> Answer:
     """A function that returns text: the host looks for JSON in it, and for a whole response in that."""
     plain = ("content-type", ("Content-Type", _PLAIN))
     try:
-        value = json.loads(text) if text.strip() else None
+        value = read(text)
     except ValueError:
-        return Answer(status=200, headers=(plain[1],), body=text.encode())
-    members = {key.lower(): item for key, item in value.items()} if isinstance(value, dict) else {}
+        return Answer(status=200, headers=(plain[1],), body=text.encode("utf-8", "replace"))
+    members: dict[str, Any] = {}
+    for key, item in value.items() if isinstance(value, dict) else ():
+        members.setdefault(key.lower(), item)
     if "body" not in members:
-        shown = json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict | list) else _shown(value)
+        shown = written(value, 0) if isinstance(value, dict | list) else _shown(value)
         return Answer(status=200, headers=(plain[1],), body=shown.encode())
     headers = dict([plain])
     if isinstance(given := members.get("headers"), dict):
-        headers |= {name.lower(): (name, _header(item)) for name, item in given.items()}
-    status = _status(members.get("statuscode", members.get("status")))
+        for name, item in given.items():
+            header = (name, _header(item))
+            if name.lower() == "content-type" or name.lower() not in headers:
+                headers[name.lower()] = header  # of others the first stays
     body = members["body"]
-    if isinstance(body, dict):
-        return _checked(status, [*headers.values()], [], json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
-    return _checked(status, [*headers.values()], [], _shown(body).encode())
+    shown = written(body) if isinstance(body, dict) else _shown(body)
+    return _checked(_status(members.get("statuscode", members.get("status"))), [*headers.values()], shown.encode())
 
 
 def _status(value: Any) -> int:
@@ -94,54 +112,79 @@ def _shown(value: Any) -> str:
         case bool() | int():
             return str(value)
         case float():
-            return repr(value).removesuffix(".0").replace("e", "E")
+            return double(value)
         case list():
             return "System.Collections.Generic.List`1[System.Object]"
         case _:
             return "System.Dynamic.ExpandoObject"
 
 
-def _checked(status: int, headers: list[tuple[str, str]], cookies: list[str], body: bytes) -> Answer:
+def _checked(status: int, headers: list[tuple[str, str]], body: bytes) -> Answer:
     if not 100 <= status <= 999:
         raise ValueError(f"status {status}")
     for name, value in headers:
         if not _TOKEN.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"header {name!r} cannot be sent")
-    return Answer(status=status, headers=(*headers, *(("Set-Cookie", cookie) for cookie in cookies)), body=body)
+    return Answer(status=status, headers=tuple(headers), body=body)
 
 
-def _morsels(jar: "SimpleCookie") -> list["Morsel[str]"]:
-    return list(jar.values())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cookie:
+    """A cookie as the worker hands it to the host."""
+
+    name: str
+    value: str
+    expires: datetime | None
+    max_age: int | None
+    domain: str
+    path: str
+    secure: bool
+    same_site: str
+    http_only: bool
+
+    def rendered(self) -> str:
+        """As the host writes it: attributes in lower case and in its own order, the value percent-encoded."""
+        parts = [
+            f"{self.name}={quote(self.value, safe='-._~')}",
+            f"expires={email.utils.format_datetime(self.expires, usegmt=True)}" if self.expires is not None else "",
+            f"max-age={self.max_age}" if self.max_age is not None else "",
+            f"domain={self.domain}",
+            f"path={self.path}",
+            "secure" if self.secure else "",
+            f"samesite={self.same_site}" if self.same_site in {"lax", "strict", "none"} else "",
+            "httponly" if self.http_only else "",
+        ]
+        return "; ".join(part for part in parts if part)
 
 
-def _rendered(morsel: "Morsel[str]") -> str:
-    """A cookie as the host writes it: attributes in lower case and in its own order, the value percent-encoded."""
-    if not _TOKEN.fullmatch(morsel.key):
-        raise ValueError(f"cookie name {morsel.key!r}")
-    parts = [f"{morsel.key}={quote(morsel.value, safe='-._~')}"]
-    if morsel["expires"]:
-        parts.append(f"expires={_expires(str(morsel['expires'])):%a, %d %b %Y %H:%M:%S} GMT")
-    if str(morsel["max-age"]):
-        parts.append(f"max-age={_seconds(str(morsel['max-age']))}")
-    parts.append(f"domain={morsel['domain']}")
-    parts.append(f"path={morsel['path']}")
-    if morsel["secure"]:
-        parts.append("secure")
-    same_site = str(morsel["samesite"]).lower()
-    if same_site in {"lax", "strict", "none"}:
-        parts.append(f"samesite={same_site}")
-    if morsel["httponly"]:
-        parts.append("httponly")
-    return "; ".join(parts)
+def _read(morsel: "Morsel[str]") -> _Cookie:
+    """What the worker understands of it.
+
+    Raises:
+        ValueError: one of the attributes is not what it has to be; the whole answer fails.
+    """
+    return _Cookie(
+        name=morsel.key,
+        value=morsel.value,
+        expires=_expires(morsel["expires"]) if morsel["expires"] else None,
+        max_age=_seconds(morsel["max-age"]) if morsel["max-age"] else None,
+        domain=morsel["domain"],
+        path=morsel["path"],
+        secure=bool(morsel["secure"]),
+        same_site=morsel["samesite"].lower(),
+        http_only=bool(morsel["httponly"]),
+    )
 
 
 def _expires(text: str) -> datetime:
+    """The common ones of the many spellings that the worker understands; without a zone it is UTC."""
     for form in _EXPIRES:
         try:
             return datetime.strptime(text, form).replace(tzinfo=UTC)
         except ValueError:
             continue
-    raise ValueError(f"cookie expires {text!r}")
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _seconds(text: str) -> int:

@@ -8,8 +8,10 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,11 +21,16 @@ from typing import Any
 import azure.functions as func
 
 from dev.host_routes import Template
-from dev.host_timer import Schedule
+from dev.host_timer import Schedule, time_span
 
 log = logging.getLogger("dev.host")
 
-_TIMEOUT = timedelta(minutes=5)
+_TIMEOUT = timedelta(minutes=30)
+"""Where host.json does not say; a consumption plan has 5 minutes."""
+_NAME = re.compile(r"(?!host$)[a-z][a-z0-9_-]{0,127}", re.IGNORECASE)
+_BINDING_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9]{0,127}|\$return")
+_TYPES = {"httpTrigger": "azure.functions.HttpRequest", "timerTrigger": "azure.functions.TimerRequest"}
+_BINDINGS = {*_TYPES, "http"}
 
 
 class Unusable(Exception):
@@ -45,6 +52,10 @@ class Function:
     template: Template | None = None
     schedule: Schedule | None = None
     run_on_startup: bool = False
+    disabled: bool = False
+    """By a setting: called by nobody but the holder of the master key."""
+    plain: bool = False
+    """Its parameter is a ``str`` or ``bytes``: the worker hands it the binding's data as they come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +81,10 @@ def read_host_json(folder: Path) -> HostJson:
     timeout: timedelta | None = _TIMEOUT
     if "functionTimeout" in settings:
         text = str(settings["functionTimeout"])
-        hours, minutes, seconds = (float(part) for part in text.split(":")) if text != "-1" else (0, 0, 0)
-        timeout = timedelta(hours=hours, minutes=minutes, seconds=seconds) if text != "-1" else None
+        try:
+            timeout = time_span(text) if text != "-1" else None
+        except ValueError as error:
+            raise Unusable(f"host.json, functionTimeout: {error}") from error
     return HostJson(
         prefix=str(http.get("routePrefix", "api")).strip("/"),
         headers={str(name): str(value) for name, value in http.get("customHeaders", {}).items()},
@@ -102,46 +115,50 @@ def load(folder: Path, prefix: str) -> list[Function]:
     sys.path.insert(0, str(folder))
     os.chdir(folder)
     try:
-        module = importlib.import_module("function_app")
+        module = importlib.import_module(Path(os.environ.get("PYTHON_SCRIPT_FILE_NAME") or "function_app.py").stem)
         apps = [value for value in vars(module).values() if isinstance(value, func.FunctionRegister)]
-        if len({id(app) for app in apps}) != 1:
-            raise Unusable("function_app.py has to define one FunctionApp")
+        if len(apps) != 1:
+            raise Unusable(f"function_app.py has to define one FunctionApp, under one name, at its top level: {len(apps)}")
         registered = apps[0].get_functions()
     except Unusable:
         raise
     except BaseException as error:
         raise Unusable(traceback.format_exc()) from error
     functions: list[Function] = []
-    for one in sorted(
-        registered, key=lambda one: str(one.get_function_name()).upper()
-    ):  # "_" after letters, as .NET ignores case
+    signatures = {one.get_function_name(): _checked_signature(one) for one in registered}  # one wrong, and none is served
+    for one in sorted(registered, key=lambda one: str(one.get_function_name()).upper()):  # "_" after letters, as in .NET
         try:
-            functions.append(_without_conflict(_indexed(one, prefix), functions))
+            common = signatures[one.get_function_name()]
+            functions.append(_without_conflict(_indexed(one, common, prefix), functions))
         except ValueError as error:
             log.error("%s is not served: %s", one.get_function_name(), error)
     return functions
 
 
-def _indexed(registered: Any, prefix: str) -> Function:
-    """The function as the host serves it.
+def _indexed(registered: Any, common: dict[str, Any], prefix: str) -> Function:
+    """The function as the host serves it; ``common`` is what its signature told.
 
     Raises:
         ValueError: the host does not serve it, but the others.
-        Unusable: its signature is wrong.
     """
-    name = registered.get_function_name()
-    call = registered.get_user_function()
+    name = common["name"]
     trigger = registered.get_trigger()
-    inputs = {binding.name for binding in registered.get_bindings() if binding.name != "$return"}
-    wants_context = _check_signature(name, call, inputs, trigger)
-    common: dict[str, Any] = {"name": name, "call": call, "argument": trigger.name, "wants_context": wants_context}
+    if not _NAME.fullmatch(name):
+        raise ValueError("a function's name is letters, digits, _ and -, and begins with a letter")
+    for binding in registered.get_bindings():
+        if not _BINDING_NAME.fullmatch(binding.name):
+            raise ValueError(f"a binding's name is letters and digits: {binding.name}")
+        if binding.type not in _BINDINGS:
+            raise ValueError(f"this host has no {binding.type}")
+    disabled = any(
+        os.environ.get(f"AzureWebJobs{mark}{name}{mark}Disabled", "").lower() in {"true", "1"} for mark in (".", "_", "__")
+    )
+    common = {**common, "disabled": disabled}
     if trigger.type == "timerTrigger":
-        schedule = Schedule(os.path.expandvars(_setting(trigger.schedule)))
+        schedule = Schedule(_resolved(trigger.schedule))
         return Function(
             **common, kind="timerTrigger", schedule=schedule, run_on_startup=bool(getattr(trigger, "run_on_startup", False))
         )
-    if trigger.type != "httpTrigger":
-        raise ValueError(f"this host has no {trigger.type}")
     route = str(trigger.route or "").strip() or name
     if route.strip("/").lower().startswith(("admin", "runtime")):  # so does "administrators", whatever the prefix
         raise ValueError(f"the host keeps routes that begin with admin or runtime for itself: {route}")
@@ -169,28 +186,59 @@ def _without_conflict(function: Function, others: Sequence[Function]) -> Functio
     return function
 
 
-def _setting(text: str) -> str:
-    """``%NAME%`` stands for a setting."""
-    return os.environ.get(text[1:-1], text) if text.startswith("%") and text.endswith("%") and len(text) > 2 else text
-
-
-def _check_signature(name: str, call: Callable[..., Any], bound: set[str], trigger: Any) -> bool:
-    """Whether the function wants its context.
+def _resolved(text: str) -> str:
+    """The text with settings in the place of their ``%NAME%``.
 
     Raises:
-        Unusable: its parameters are not the bindings'.
+        ValueError: there is no such setting.
     """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise ValueError(f"there is no setting {found[1]}")
+        return os.environ[found[1]]
+
+    return re.sub("%([^%]+)%", value, text)
+
+
+def _checked_signature(registered: Any) -> dict[str, Any]:
+    """What the worker takes from a function's signature, as it checks it.
+
+    Raises:
+        Unusable: parameters or annotations are not the bindings'.
+    """
+    name, call, trigger = registered.get_function_name(), registered.get_user_function(), registered.get_trigger()
+    bindings = {binding.name: binding for binding in registered.get_bindings()}
+    returned = bindings.pop("$return", None)
     parameters = dict(inspect.signature(call).parameters)
-    context = parameters.pop("context", None)
-    if context is not None and context.annotation not in (inspect.Parameter.empty, func.Context, "func.Context", "Context"):
-        raise Unusable(f"{name}: the context parameter is expected to be of type azure.functions.Context")
-    if missing := bound - parameters.keys():
+    try:
+        annotations = typing.get_type_hints(call)
+    except Exception as error:
+        raise Unusable(f"{name}: an annotation that names nothing: {error}") from error
+    wants_context = "context" in parameters and "context" not in bindings
+    if wants_context:
+        del parameters["context"]
+        given = annotations.get("context", func.Context)
+        if not isinstance(given, type) or given.__name__ != "Context":
+            raise Unusable(f"{name}: the context parameter is expected to be of type azure.functions.Context")
+    if missing := bindings.keys() - parameters.keys():
         raise Unusable(f"{name}: bound, but no parameter: {', '.join(sorted(missing))}")
-    if extra := parameters.keys() - bound:
+    if extra := parameters.keys() - bindings.keys():
         raise Unusable(f"{name}: a parameter, but not bound: {', '.join(sorted(extra))}")
-    wanted = {"httpTrigger": func.HttpRequest, "timerTrigger": func.TimerRequest}.get(trigger.type)
-    annotation = parameters[trigger.name].annotation
-    annotated = isinstance(annotation, type) and annotation is not inspect.Parameter.empty
-    if wanted is not None and annotated and not issubclass(annotation, wanted):
-        raise Unusable(f"{name}: {trigger.name} is expected to be of type {wanted.__name__}")
-    return context is not None
+    given = annotations.get(trigger.name)
+    plain = given in (str, bytes)
+    converters = typing.cast("Any", func).get_binding_registry()
+    converter = converters.get(trigger.type)
+    if given is not None and not plain and converter is not None:
+        if not isinstance(given, type):
+            raise Unusable(f"{name}: the annotation of {trigger.name} is no type: {given!r}")
+        if not converter.check_input_type_annotation(given):
+            wanted = _TYPES.get(trigger.type, trigger.type)
+            raise Unusable(f"{name}: {trigger.name} is expected to be of type {wanted}, not {given.__name__}")
+    if returned is not None and "return" in annotations:
+        given = annotations["return"]
+        if not isinstance(given, type):
+            raise Unusable(f"{name}: the annotation of what it returns is no type: {given!r}")
+        if not converters.get(returned.type).check_output_type_annotation(given):
+            raise Unusable(f"{name}: it is expected to return azure.functions.HttpResponse or str, not {given.__name__}")
+    return {"name": name, "call": call, "argument": trigger.name, "wants_context": wants_context, "plain": plain}

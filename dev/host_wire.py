@@ -21,8 +21,11 @@ BODY = 104_857_600
 _KEEP_ALIVE = 130.0
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"[\x21-\x7e]+")
-_ABSOLUTE = re.compile(r"(?i)https?://([^/?#]*)([^#]*)")
-_HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_ABSOLUTE = re.compile(r"(?i)(https?)://(?:[^/?#@]*@)?([^/?#@]+)([^#]*)")
+_HOST = re.compile(r"((\[[0-9A-Fa-f:.]{3,}\]|[A-Za-z0-9._~!$&'()-]+)(:[0-9]+)?)?")
+_DEFAULT_PORT = {"http": ":80", "https": ":443"}
+_GRACE = 5.0
+"""Seconds that a client has to send the rest of its request once the server is told to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +43,9 @@ class Message:
 class Refused(Exception):
     """The HTTP server answers this itself, and closes."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, *, allow: str = "") -> None:
         super().__init__(status)
-        self.status = status
+        self.answer = Answer(status=status, headers=(("Allow", allow),) if allow else ())
 
 
 Handler = Callable[[Message], Awaitable[Answer]]
@@ -54,6 +57,7 @@ class Server:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._idle: set[asyncio.StreamWriter] = set()
+        self._reading: set[asyncio.StreamWriter] = set()
         self._busy: set[asyncio.Task[None]] = set()
         self._listeners: list[asyncio.Server] = []
         self._stopping = False
@@ -82,8 +86,14 @@ class Server:
             listener.close()
         for writer in list(self._idle):
             writer.close()
+        slow = asyncio.get_running_loop().call_later(_GRACE, self._drop_slow)
         while self._busy:
             await asyncio.wait(list(self._busy))
+        slow.cancel()
+
+    def _drop_slow(self) -> None:
+        for writer in list(self._reading):
+            writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -101,7 +111,7 @@ class Server:
         try:
             head = await asyncio.wait_for(_head(reader), _KEEP_ALIVE)
         except Refused as refused:
-            await _refuse(writer, refused.status)
+            await _send(writer, refused.answer, head_only=False, connection="close")
             return False
         finally:
             self._idle.discard(writer)
@@ -110,6 +120,7 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._busy.add(task)
+        self._reading.add(writer)
         try:
             version, message, chunked, length = head
             if message.headers.get("expect", "").lower() == "100-continue":
@@ -117,17 +128,20 @@ class Server:
             if chunked:
                 await _discard_chunks(reader)
             body = await reader.readexactly(length) if length else b""
+            self._reading.discard(writer)
             answer = await self._handler(
                 Message(method=message.method, path=message.path, query=message.query, headers=message.headers, body=body)
             )
-            wish = message.headers.get("connection", "").lower()
-            going_on = not self._stopping and (wish == "keep-alive" if version == "HTTP/1.0" else wish != "close")
+            wishes = {wish.strip() for wish in message.headers.get("connection", "").lower().split(",")}
+            keeps = "keep-alive" in wishes if version == "HTTP/1.0" else "close" not in wishes
+            going_on = keeps and not self._stopping
             said = "close" if not going_on else "keep-alive" if version == "HTTP/1.0" else ""
             await _send(writer, answer, head_only=message.method == "HEAD", connection=said)
         except Refused as refused:
-            await _refuse(writer, refused.status)
+            await _send(writer, refused.answer, head_only=False, connection="close")
             return False
         finally:
+            self._reading.discard(writer)
             self._busy.discard(task)
         return going_on
 
@@ -138,7 +152,7 @@ async def _head(reader: asyncio.StreamReader) -> tuple[str, Message, bool, int] 
         line = await _line(reader, LINE, 414)
         if not line:
             return None
-    method, target, version = _request_line(line)
+    method, target, authorities, version = _request_line(line)
     names: dict[str, list[str]] = {}
     size = count = 0
     while (line := await _line(reader, HEAD, 431)) != b"\r\n":
@@ -158,6 +172,8 @@ async def _head(reader: asyncio.StreamReader) -> tuple[str, Message, bool, int] 
     headers = {name: ",".join(values) for name, values in names.items()}
     hosts = names.get("host", [])
     if (version == "HTTP/1.1" and len(hosts) != 1) or not all(_HOST.fullmatch(host) for host in hosts):
+        raise Refused(400)
+    if hosts and authorities and hosts[0] not in authorities:  # the target names another host than the header
         raise Refused(400)
     path, mark, query = target.partition("?")
     chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
@@ -192,22 +208,33 @@ async def _line(reader: asyncio.StreamReader, limit: int, too_long: int) -> byte
     return line
 
 
-def _request_line(line: bytes) -> tuple[str, str, str]:
+def _request_line(line: bytes) -> tuple[str, str, tuple[str, ...], str]:
+    """Method, path with query, what ``Host`` may say (anything where it is empty), version."""
     parts = line[:-2].split(b" ")
     if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not _TARGET.fullmatch(parts[1]):
         raise Refused(400)
     version = parts[2].decode("latin-1")
     if version not in {"HTTP/1.1", "HTTP/1.0"}:
         raise Refused(505 if version.startswith("HTTP/") else 400)
-    target = parts[1].decode("ascii")
-    absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is not None:
-        target = absolute.group(2) if absolute.group(2).startswith("/") else "/" + absolute.group(2)
-    if not target.startswith("/") and target != "*":
-        raise Refused(400)
+    method, target = parts[0].decode().upper(), parts[1].decode("ascii")
+    authorities: tuple[str, ...] = ()
+    if absolute := _ABSOLUTE.fullmatch(target):
+        scheme, authority, target = absolute.groups()
+        port = _DEFAULT_PORT[scheme.lower()]
+        authority = authority.lower().removesuffix(port)
+        authorities = (authority, authority + port)
+        target = target if target.startswith("/") else "/" + target
+    elif not target.startswith("/"):  # "*" is for OPTIONS, and anything else the authority of CONNECT
+        if target[0] in "?%" or (target != "*" and not _HOST.fullmatch(target)):
+            raise Refused(400)
+        wanted = "OPTIONS" if target == "*" else "CONNECT"
+        if method != wanted:
+            raise Refused(405, allow=wanted)
+        authorities = () if target == "*" else (target,)
+        target = ""
     if "%00" in target.partition("?")[0] or "#" in target:
         raise Refused(400)
-    return parts[0].decode().upper(), target, version
+    return method, target, authorities, version
 
 
 async def _discard_chunks(reader: asyncio.StreamReader) -> None:
@@ -251,10 +278,6 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer, *, head_only: bool
         lines.append(f"Connection: {connection}")
     writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (b"" if head_only else body))
     await writer.drain()
-
-
-async def _refuse(writer: asyncio.StreamWriter, status: int) -> None:
-    await _send(writer, Answer(status=status), head_only=False, connection="close")
 
 
 def _reason(status: int) -> str:
