@@ -194,9 +194,7 @@ def test_schedules(schedule: str, then: str) -> None:
     assert Schedule(schedule).after(start) == datetime.fromisoformat(then).replace(tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
-    "schedule", ["", "* * * *", "60 * * * * *", "a * * * * *", "*/0 * * * * *", "* * * 0 * *"]
-)
+@pytest.mark.parametrize("schedule", ["", "* * * *", "60 * * * * *", "a * * * * *", "*/0 * * * * *", "* * * 0 * *"])
 def test_schedules_that_are_none(schedule: str) -> None:
     """A malformed schedule is refused."""
     with pytest.raises(ValueError):
