@@ -285,7 +285,7 @@ class Sessions:
             self._index.forget((key, session_id) for key in session.index_keys)
             raise
         except StorageUnavailable:
-            self._abandon(session)
+            self._abandon(session, now=now)
             raise
         self._index.forget(_index_rows(replaced))
         return session, len(replaced)
@@ -365,12 +365,15 @@ class Sessions:
             keys.append(oid_key(identity.tid, identity.oid))
         return tuple(keys)
 
-    def _abandon(self, session: SessionRow) -> None:
-        """Nobody knows whether the row is there; nobody has its cookie.  Its index rows stay for the sweep."""
+    def _abandon(self, session: SessionRow, *, now: datetime) -> None:
+        """Nobody has this session's cookie, and nobody knows whether its row is there, or is still to come.
+
+        If it is there it goes; if not, a tombstone keeps it out.  A bare deletion would take away a sign-out's tombstone.
+        """
         try:
-            self._table.write(session.account, Delete(key=session.id))
-        except (Conflict, StorageUnavailable) as error:
-            log.info("an abandoned sign-in is left for the sweep: %s", type(error).__name__)
+            self.end_session(session.account, session.id, now=now, pointed=True)
+        except StorageUnavailable as error:
+            log.info("an abandoned sign-in is left for the sweep: %s", error)
 
     def _pointer(self, session: SessionRow) -> Pointer:
         identity = session.identity
@@ -499,9 +502,7 @@ class Sessions:
             return replace(found, rows=tuple(row for row in found.rows if spare is None or not spare(row)))
 
         listing = listed() if listing is None else listing
-        filed = not listing.rows
-        if filed:
-            self._file_account(account, now=now)  # nothing else would lead the sweep to the account row
+        filed = False
         mark = secrets.token_urlsafe(9)
         gone: dict[str, Row] = {}
         batch: Sequence[Row] = ()
@@ -512,6 +513,9 @@ class Sessions:
                 if not listing.rows:
                     break
                 mark = secrets.token_urlsafe(9)
+            if not listing.rows and not filed:
+                self._file_account(account, now=now)  # nothing else would lead the sweep to the account row
+                filed = True
             waiting = sorted(listing.rows, key=lambda row: row.key == requester)
             batch = waiting[: TRANSACTION_LIMIT - 1]
             try:

@@ -61,6 +61,14 @@ def evening(world: World) -> Room:
     return room
 
 
+def dusk(world: World) -> Room:
+    """Ann's only session has idled out, and a sign-in is under way."""
+    room = Room()
+    room.one = signed_in(world, ANN, "a1")
+    room.flow = world.login(Browser(person=ANN, sid="a3"), at(LATE - 1))
+    return room
+
+
 def signed_in(world: World, person: Person, sid: str | None, *, app: str = "", minute: float = 0) -> Browser:
     """A browser that has signed in."""
     more = {"app": app} if app else {}
