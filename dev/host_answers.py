@@ -84,9 +84,19 @@ def _from_text(text: str) -> Answer:
             header = (name, _header(item))
             if name.lower() == "content-type" or name.lower() not in headers:
                 headers[name.lower()] = header  # of others the first stays
+    headers["content-type"] = (headers["content-type"][0], _in_utf8(headers["content-type"][1]))
     body = members["body"]
     shown = written(body) if isinstance(body, dict) else _shown(body)
     return _checked(_status(members.get("statuscode", members.get("status"))), [*headers.values()], shown.encode())
+
+
+def _in_utf8(content_type: str) -> str:
+    """Text goes out as UTF-8 and says so, whatever charset it came with."""
+    if not re.search(r";\s*charset\s*=", content_type, re.IGNORECASE):
+        return f"{content_type}; charset=utf-8" if content_type else _PLAIN
+    return re.sub(
+        r"(;\s*charset\s*=\s*)(?!\"?utf-8\"?\s*(?:;|$))(\"[^\"]*\"|[^;\s]*)", r"\1utf-8", content_type, flags=re.IGNORECASE
+    )
 
 
 def _status(value: Any) -> int:
@@ -125,7 +135,13 @@ def _checked(status: int, headers: list[tuple[str, str]], body: bytes) -> Answer
     for name, value in headers:
         if not _TOKEN.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"header {name!r} cannot be sent")
-    return Answer(status=status, headers=tuple(headers), body=body)
+        if name.lower() == "content-length" and body and value.strip() != str(len(body)):
+            raise ValueError(f"Content-Length {value!r} for a body of {len(body)}")
+    return Answer(
+        status=status,
+        headers=tuple(header for header in headers if header[1] or header[0].lower() != "content-type"),  # empty is none
+        body=body,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

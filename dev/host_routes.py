@@ -89,22 +89,51 @@ class _Segment:
         only = self.parameters[0] if len(pieces) == 1 and self.parameters else None
         self.catch_all = only if only is not None and only.catch_all else None
         self.may_be_absent = only is not None and (only.optional or only.catch_all or only.default is not None)
-        self._patterns = [_pattern(pieces)]
+        self._pieces = pieces
+        self._shorter: list[str | _Parameter] = []
         if only is None and any(parameter.catch_all for parameter in self.parameters):
             raise ValueError(f"a catch-all has to be alone: {text}")
         if only is None and any(parameter.optional for parameter in self.parameters):
             # The full stop before an optional parameter may be missing together with it, but may not be the last character.
             if self.parameters[-1] is not pieces[-1] or not self.parameters[-1].optional or pieces[-2] != ".":
                 raise ValueError(f"an optional parameter has to be the last and behind a full stop: {text}")
-            self._patterns.append(_pattern(pieces[:-2]) + r"(?<!\.)")
+            self._shorter = pieces[:-2]
 
     def match(self, part: str) -> dict[str, str] | None:
         """The values of its parameters; None where it does not fit."""
-        for pattern in self._patterns:
-            found = re.fullmatch(pattern, part, re.IGNORECASE | re.DOTALL)
-            if found is not None:
-                return dict(zip((parameter.name for parameter in self.parameters), found.groups(), strict=False))
-        return None
+        found = _from_the_right(self._pieces, part)
+        if found is None and self._shorter and not part.endswith("."):
+            found = _from_the_right(self._shorter, part)
+        return found
+
+
+def _from_the_right(pieces: "list[str | _Parameter]", part: str) -> dict[str, str] | None:
+    """Each literal at its last place before what is taken already, each parameter at least a character; never a second try.
+
+    So ``a{x}`` does not fit ``aab``: the last ``a`` that leaves a character is not at the beginning.
+    """
+    values: dict[str, str] = {}
+    folded, end, pending = _folded(part), len(part), ""
+    for place in reversed(range(len(pieces))):
+        piece = pieces[place]
+        if isinstance(piece, _Parameter):
+            pending = piece.name
+            if place == 0:
+                values[pending] = part[:end]
+            continue
+        start = folded.rfind(_folded(piece), 0, end - bool(pending))
+        if start == -1 or (place == len(pieces) - 1 and start + len(piece) != len(part)):
+            return None
+        if pending:
+            values[pending] = part[start + len(piece) : end]
+        end, pending = start, ""
+    whole = end == 0 or isinstance(pieces[0], _Parameter)
+    return values if whole and all(values.values()) else None
+
+
+def _folded(text: str) -> str:
+    """For comparing without case; as long as the text."""
+    return "".join(letter.upper() if len(letter.upper()) == 1 else letter for letter in text)
 
 
 def _split(text: str) -> list[str]:
@@ -154,10 +183,6 @@ def _parameter(text: str) -> _Parameter:
         raise ValueError(f"an optional parameter is no catch-all and has no default: {{{text}}}")
     checks = tuple(constraint(name, arguments) for name, arguments in _CONSTRAINT.findall(constraints) if name)
     return _Parameter(name=name, checks=checks, default=default, optional=bool(question), catch_all=bool(stars))
-
-
-def _pattern(pieces: "list[str | _Parameter]") -> str:
-    return "".join("(.+)" if isinstance(piece, _Parameter) else re.escape(piece) for piece in pieces)
 
 
 def unescape(text: str, *, keep: str = "") -> str:

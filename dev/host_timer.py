@@ -95,9 +95,9 @@ def _field(text: str, least: int, most: int, names: Sequence[str]) -> frozenset[
             first = _value(start, names, least)
             last = _value(stop, names, least) if dash else (most if every != 1 else first)
         first, last = min(first, last), max(first, last)  # a range may run backwards
-        if not (least <= first <= last <= most) or every < 1:
+        if not least <= first <= last <= most:
             raise ValueError(f"{text!r} in a schedule")
-        values.update(range(first, last + 1, every))
+        values.update(range(first, last + 1, max(every, 1)))
     return frozenset(values)
 
 

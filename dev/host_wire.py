@@ -24,6 +24,8 @@ _TARGET = re.compile(rb"[\x21-\x7e]+")
 _ABSOLUTE = re.compile(r"(?i)(https?)://(?:[^/?#@]*@)?([^/?#@]+)([^#]*)")
 _HOST = re.compile(r"((\[[0-9A-Fa-f:.]{3,}\]|[A-Za-z0-9._~!$&'()-]+)(:[0-9]+)?)?")
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
+_OURS = {"content-length", "transfer-encoding", "connection"}
+"""Headers that only the server writes."""
 _GRACE = 5.0
 """Seconds that a client has to send the rest of its request once the server is told to stop."""
 
@@ -134,7 +136,8 @@ class Server:
             )
             wishes = {wish.strip() for wish in message.headers.get("connection", "").lower().split(",")}
             keeps = "keep-alive" in wishes if version == "HTTP/1.0" else "close" not in wishes
-            going_on = keeps and not self._stopping
+            closes = any(name.lower() == "connection" and "close" in value.lower() for name, value in answer.headers)
+            going_on = keeps and not closes and not self._stopping
             said = "close" if not going_on else "keep-alive" if version == "HTTP/1.0" else ""
             await _send(writer, answer, head_only=message.method == "HEAD", connection=said)
         except Refused as refused:
@@ -177,14 +180,16 @@ async def _head(reader: asyncio.StreamReader) -> tuple[str, Message, bool, int] 
         raise Refused(400)
     path, mark, query = target.partition("?")
     chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
-    lengths = set(names.get("content-length", []))
+    lengths = names.get("content-length", [])
     if len(lengths) > 1 or not all(length.isascii() and length.isdigit() for length in lengths):
         raise Refused(400)
     if "transfer-encoding" in headers and not chunked:
         raise Refused(400)
-    length = 0 if chunked or not lengths else int(lengths.pop())
+    length = 0 if chunked or not lengths else int(lengths[0])
     if length > BODY:
         raise Refused(413)
+    if lengths:
+        headers["content-length"] = str(int(lengths[0]))
     if version == "HTTP/1.0" and method in {"POST", "PUT"} and not chunked and "content-length" not in headers:
         raise Refused(400)
     if chunked and "content-length" in headers:
@@ -232,7 +237,7 @@ def _request_line(line: bytes) -> tuple[str, str, tuple[str, ...], str]:
             raise Refused(405, allow=wanted)
         authorities = () if target == "*" else (target,)
         target = ""
-    if "%00" in target.partition("?")[0] or "#" in target:
+    if "%00" in target.partition("?")[0]:
         raise Refused(400)
     return method, target, authorities, version
 
@@ -264,9 +269,7 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer, *, head_only: bool
     bodiless = answer.status in (204, 205, 304) or answer.status < 200
     body = b"" if bodiless else answer.body
     lines = [f"HTTP/1.1 {answer.status} {_reason(answer.status)}"]
-    lines += [
-        f"{name}: {value}" for name, value in answer.headers if name.lower() not in {"content-length", "transfer-encoding"}
-    ]
+    lines += [f"{name}: {value}" for name, value in answer.headers if name.lower() not in _OURS]
     names = {name.lower() for name, _ in answer.headers}
     if "date" not in names:
         lines.append(f"Date: {email.utils.formatdate(usegmt=True)}")

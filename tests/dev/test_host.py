@@ -189,12 +189,100 @@ def test_expect_continue(recorded: Running) -> None:
         (b"POST /echo HTTP/1.0\r\nHost: h\r\n\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
         (b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", 400),
+        (b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"GET /echo HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+        (b"GET /echo HTTP/1.1\r\nHost: h:x\r\n\r\n", 400),
+        (b"GET http://i/echo HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET /order/a%00 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET /echo HTTP/1.1\nHost: h\n\n", 400),
+        (b"GET /echo HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n 2\r\n\r\n", 400),
+        (b"GET echo HTTP/1.1\r\nHost: h\r\n\r\n", 405),
+        (b"GET * HTTP/1.1\r\nHost: h\r\n\r\n", 405),
         (b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 104857601\r\n\r\n", 413),
     ],
 )
 def test_the_servers_own_refusals(recorded: Running, data: bytes, status: int) -> None:
     """Limits and malformed requests: the HTTP server answers, closes, and no function sees them."""
     assert recorded.raw(data).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "url"),
+    [
+        (b"GET http://h/echo?a=1 HTTP/1.1", b"h", "http://h/echo?a=1"),
+        (b"GET http://user@H:80/echo HTTP/1.1", b"h", "http://h/echo"),
+        (b"GET /ECHO#x?a=%zz HTTP/1.1", b"h", ""),
+        (b"GET /echo?a=1#b HTTP/1.1", b"", "http:///echo?a=1#b"),
+        (b"GET /order/../echo/ HTTP/1.1", b"[::1]:80", "http://[::1]:80/echo/"),
+        (b"OPTIONS * HTTP/1.1", b"h", ""),
+    ],
+)
+def test_forms_of_the_target(recorded: Running, line: bytes, host: bytes, url: str) -> None:
+    """A proxy's absolute form, an empty or literal host, a fragment: what the function sees, or 404 where no route fits."""
+    got = recorded.raw(line + b"\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 200 " if url else b"HTTP/1.1 404 ")
+    assert not url or json.loads(got.partition(b"\r\n\r\n")[2])["url"] == url
+
+
+def test_a_cookie_cannot_break_out(recorded: Running) -> None:
+    """An attribute whose quoting hides a line break fails the answer; what was set before stays, as on Microsoft's host."""
+    cookies = [["Set-Cookie", "a=1; Path=/"], ["Set-Cookie", 'b=2; Path="/x\\012Evil: 1"']]
+    wish = json.dumps({"body": "x", "headers": [["X-A", "1"], *cookies]}).encode()
+    status, headers, body = recorded.ask("/answer", "POST", wish)
+    assert (status, body) == (500, b"")
+    assert (headers["x-a"], headers["set-cookie"]) == ("1", "a=1; domain=; path=/")
+    assert "evil" not in headers
+
+
+@pytest.mark.parametrize(
+    ("attribute", "written"),
+    [
+        ("Expires=2026-10-21T07:28:00Z", "expires=Wed, 21 Oct 2026 07:28:00 GMT; "),
+        ("Expires=2026-10-21T07:28:00+02:00", "expires=Wed, 21 Oct 2026 05:28:00 GMT; "),
+        ("Expires=Mon, 01 Jan 0001 00:00:00 GMT", "expires=Mon, 01 Jan 0001 00:00:00 GMT; "),
+        ("Max-Age=1e3", "max-age=1000; "),
+        ("Max-Age=nan", None),
+        ("Max-Age=1e300", None),
+        ("Expires=tomorrow", None),
+    ],
+)
+def test_times_in_cookies(recorded: Running, attribute: str, written: str | None) -> None:
+    """Times are read and written anew; one that cannot be read fails the whole answer."""
+    wish = json.dumps({"body": "x", "headers": [["Set-Cookie", f"a=1; {attribute}; Path=/"]]}).encode()
+    status, headers, _ = recorded.ask("/answer", "POST", wish)
+    assert (status, headers.get("set-cookie")) == ((500, None) if written is None else (200, f"a=1; {written}domain=; path=/"))
+
+
+@pytest.mark.parametrize(
+    ("wish", "status"),
+    [
+        ({"body": "x", "status": 99}, 500),
+        ({"body": "x", "status": "404"}, 404),
+        ({"body": "x", "status": "nonsense"}, 200),
+        ({"body": "x", "status": 204}, 204),
+        ({"body": "x", "headers": [["Content-Length", "5"]]}, 500),
+        ({"body": "x", "headers": [["Content-Length", "1"]]}, 200),
+    ],
+)
+def test_odd_answers(recorded: Running, wish: dict[str, Any], status: int) -> None:
+    """What a function may get wrong about its status and length: a whole answer all the same, on a connection that goes on."""
+    connection = http.client.HTTPConnection(urlsplit(recorded.origin).netloc, timeout=30)
+    with contextlib.closing(connection):
+        for _ in range(2):
+            connection.request("POST", "/answer", json.dumps(wish))
+            response = connection.getresponse()
+            assert response.status == status
+            assert response.read() == (b"x" if status in {200, 404} else b"")
+
+
+def test_a_function_may_end_the_connection(recorded: Running) -> None:
+    """``Connection: close`` in the answer is said once and done."""
+    wish = json.dumps({"body": "x", "mimetype": "", "headers": [["Connection", "close"]]}).encode()
+    got = recorded.raw(b"POST /answer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (len(wish), wish))
+    assert got.endswith(b"\r\n\r\nx")
+    assert got.lower().count(b"\r\nconnection:") == 1
+    assert b"content-type" not in got.lower()
 
 
 def test_a_large_body_arrives(recorded: Running) -> None:
@@ -236,6 +324,9 @@ def test_the_key_of_the_query(recorded: Running) -> None:
     assert recorded.ask("/keyed?code=wrong&code=rec-function-key")[0] == 401
     assert recorded.ask("/keyed?code=&code=rec-function-key")[0] == 401
     assert recorded.ask("/keyed?code=rec-function-key", headers={"x-functions-key": ""})[0] == 401
+    twice = b"GET /keyed HTTP/1.1\r\nHost: h\r\nConnection: close\r\nx-functions-key: %s\r\nx-functions-key: %s\r\n\r\n"
+    assert recorded.raw(twice % (b"rec-function-key", b"wrong")).startswith(b"HTTP/1.1 200 ")
+    assert recorded.raw(twice % (b"wrong", b"rec-function-key")).startswith(b"HTTP/1.1 401 ")
 
 
 def test_admin_tells_its_state(recorded: Running) -> None:
@@ -247,6 +338,45 @@ def test_admin_tells_its_state(recorded: Running) -> None:
     status, _, body = recorded.ask("/admin/host/status", headers={"x-functions-key": "rec-master-key"})
     assert status == 200
     assert json.loads(body)["state"] == "Running"
+    assert recorded.ask("/admin/warmup", "POST")[::2] == (200, b"")
+    assert recorded.ask("/admin/instance/http-health")[0] == 200
+    status, headers, _ = recorded.ask("/admin/vfs/function_app.py")
+    assert (status, headers.get("www-authenticate")) == (401, None)
+
+
+def test_a_catch_all_gets_what_the_host_does_not_answer(tmp_path: Path) -> None:
+    """The host's own routes come first; a path under ``/admin`` that is none of them is as good as any."""
+    code = (
+        '@app.route("{*rest}")\ndef catch_all(req: func.HttpRequest) -> func.HttpResponse:\n    return func.HttpResponse("c")'
+    )
+    with running(write(tmp_path / "app", code), tmp_path / "log", "--master-key", "m") as host:
+        assert host.ask("/admin/nothing")[2] == b"c"
+        assert host.ask("/admin/host/ping")[2] == b""
+        assert host.ask("/admin/host/status")[0] == 401
+        assert host.ask("/")[2] == b"c"
+
+
+def test_disabled_functions(tmp_path: Path) -> None:
+    """``AzureWebJobs.NAME.Disabled``: nobody reaches the function but the holder of the master key, and no clock fires it."""
+    code = (
+        ONE
+        + """
+@app.timer_trigger(schedule="* * * * * *", arg_name="timer", run_on_startup=True)
+def often(timer: func.TimerRequest) -> None:
+    Path(__file__).with_name("often").touch()
+@app.timer_trigger(schedule="* * * * * *", arg_name="timer")
+def reference(timer: func.TimerRequest) -> None:
+    Path(__file__).with_name("reference").touch()
+"""
+    )
+    folder = write(tmp_path / "app", code)
+    values = {"AzureWebJobs.fine.Disabled": "true", "AzureWebJobs.often.Disabled": "1"}
+    (folder / "local.settings.json").write_text(json.dumps({"Values": values}), encoding="utf-8")
+    with running(folder, tmp_path / "log", "--master-key", "m") as host:
+        assert host.ask("/fine")[0] == 404
+        assert host.ask("/fine", headers={"x-functions-key": "m"})[2] == b"fine"
+        assert until((folder / "reference").exists)
+        assert not (folder / "often").exists()
 
 
 # -- what is served
@@ -278,8 +408,19 @@ def fine(req: func.HttpRequest) -> func.HttpResponse:
         ('@app.route("b")\ndef b(request: func.HttpRequest) -> func.HttpResponse: ...', "req"),
         ('@app.route("b")\ndef b(req: func.HttpRequest, more: str) -> func.HttpResponse: ...', "more"),
         ('@app.route("b")\ndef b(req: func.TimerRequest) -> func.HttpResponse: ...', "HttpRequest"),
+        ('@app.route("b")\ndef b(req: "func.HttpRequest | None") -> func.HttpResponse: ...', "no type"),
+        ('@app.route("b")\ndef b(req: "Unknown") -> func.HttpResponse: ...', "Unknown"),
+        ('@app.route("b")\ndef b(req, context: str) -> func.HttpResponse: ...', "context"),
+        ('@app.route("b")\ndef b(req: func.HttpRequest) -> dict: ...', "dict"),
+        ('@app.route("b")\ndef b(req: func.HttpRequest) -> None: ...', "None"),
+        ('@app.route("b")\ndef b(req: func.HttpRequest) -> "list[str]": ...', "list"),
+        ('@app.function_name("fine")\n@app.route("b")\ndef b(req): ...', "unique"),
+        ("other = func.FunctionApp()", "one FunctionApp"),
     ],
-    ids=["import", "raise", "missing", "extra", "type"],
+    ids=[
+        *("import", "raise", "missing", "extra", "type", "union", "unknown", "context"),
+        *("dict", "none", "list", "name twice", "two apps"),
+    ],
 )
 def test_one_fault_and_no_function_is_served(tmp_path: Path, fault: str, said: str) -> None:
     """An import error or one wrong signature: it is reported, every path answers 404, and the host goes on."""
@@ -298,6 +439,57 @@ def test_routes_the_host_refuses(tmp_path: Path, route: str) -> None:
         assert host.ask("/fine")[2] == b"fine"
         assert host.ask("/" + route.strip("/"))[0] == 404
         assert "kept" in host.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        '@app.route("kept")\ndef _kept(req) -> str',
+        '@app.function_name("host")\n@app.route("kept")\ndef kept(req) -> str',
+        '@app.route("kept", trigger_arg_name="my_req")\ndef kept(my_req) -> str',
+        '@app.route("kept")\n@app.queue_output(arg_name="out", queue_name="q", connection="c")\ndef kept(req, out) -> str',
+    ],
+    ids=["underscore", "reserved", "argument", "binding"],
+)
+def test_names_and_bindings_the_host_refuses(tmp_path: Path, signature: str) -> None:
+    """A name that Microsoft's host does not take, or a binding that this one does not have: only that function is missing."""
+    with running(write(tmp_path / "app", ONE + signature + ': return "kept"'), tmp_path / "log") as host:
+        assert host.ask("/fine")[2] == b"fine"
+        assert host.ask("/kept")[0] == 404
+        assert "is not served" in host.log.read_text(encoding="utf-8")
+
+
+def test_signatures_the_worker_takes(tmp_path: Path) -> None:
+    """No annotations, late ones, a wrapped function, text for a request (which fails when it is called), another file's name."""
+    code = """
+import functools
+def wrapped(call):
+    @functools.wraps(call)
+    def inner(req):
+        return call(req)
+    return inner
+@app.route("bare")
+def bare(req): return func.HttpResponse("bare")
+@app.route("late")
+def late(req: "func.HttpRequest", context: "func.Context") -> "str": return context.function_directory
+@app.route("wraps")
+@wrapped
+def wraps(req: func.HttpRequest) -> func.HttpResponse: return func.HttpResponse("wraps")
+@app.route("text")
+def text(req: str) -> str: return req
+@app.route("is-async")
+async def is_async(req: func.HttpRequest, context) -> str:
+    await asyncio.sleep(0)
+    return context.function_name
+"""
+    folder = write(tmp_path / "app", code)
+    (folder / "function_app.py").rename(folder / "other.py")
+    with running(folder, tmp_path / "log", env={"PYTHON_SCRIPT_FILE_NAME": "other.py"}) as host:
+        assert host.ask("/bare")[2] == b"bare"
+        assert host.ask("/late")[2] == str(folder).encode()
+        assert host.ask("/wraps")[2] == b"wraps"
+        assert host.ask("/is-async")[2] == b"is_async"
+        assert host.ask("/text")[::2] == (500, b"")
 
 
 def test_two_functions_of_one_route(tmp_path: Path) -> None:
@@ -405,6 +597,29 @@ async def slow_too(req: func.HttpRequest) -> func.HttpResponse:
         assert host.ask("/fine")[0] == 200
 
 
+def test_a_timer_called_by_hand(tmp_path: Path) -> None:
+    """What the timer's function is given, and what happens when it returns something or fails: the log says so, no more."""
+    code = """
+@app.timer_trigger(schedule="%WHEN%", arg_name="timer")
+def tick(timer: func.TimerRequest) -> str:
+    logging.info("due %s %s", timer.past_due, timer.schedule)
+    return "x"
+@app.timer_trigger(schedule="%WHEN%", arg_name="timer")
+def raw(timer: str) -> None:
+    logging.info("raw %s", json.loads(timer)["IsPastDue"])
+@app.timer_trigger(schedule="%NOT_SET%", arg_name="timer")
+def never(timer: func.TimerRequest) -> None: ...
+"""
+    json_type = {"Content-Type": "application/json"}
+    with running(write(tmp_path / "app", code), tmp_path / "log", env={"WHEN": "0 0 0 29 2 *"}) as host:
+        assert host.ask("/admin/functions/TICK", "POST", b"{}", json_type)[0] == 202
+        assert host.ask("/admin/functions/raw", "POST", b'{"input": null}', json_type)[0] == 202
+        assert host.ask("/admin/functions/never", "POST", b"{}", json_type)[0] == 404
+        log = host.log
+        for said in ("due False {'AdjustForDST': True}", "nobody to return a value to", "raw False", "no setting NOT_SET"):
+            assert until(lambda said=said: said in log.read_text(encoding="utf-8")), said
+
+
 def test_timers_fire_by_their_schedule(tmp_path: Path) -> None:
     """Every second means every second; ``run_on_startup`` fires at the start, and without it a far date does not."""
     code = """
@@ -455,6 +670,57 @@ def slow(req: func.HttpRequest) -> func.HttpResponse:
         assert until(lambda: refused(host.port))
         (folder / "go").touch()
         assert answer.result()[::2] == (200, b"done")
+        assert host.process.wait(20) == 0
+
+
+STUCK = """
+@app.route("stuck")
+def stuck(req: func.HttpRequest) -> func.HttpResponse:
+    Path(__file__).with_name("begun").touch()
+    time.sleep(600)
+    return func.HttpResponse("late")
+"""
+
+
+@POSIX
+def test_a_thread_that_never_ends_does_not_keep_it(tmp_path: Path) -> None:
+    """A function beyond its ``functionTimeout`` was answered already: the host that is told to stop goes all the same."""
+    with running(write(tmp_path / "app", STUCK, functionTimeout="00:00:01"), tmp_path / "log") as host:
+        assert host.ask("/stuck")[0] == 500
+        host.process.terminate()
+        assert host.process.wait(20) == 0
+
+
+@POSIX
+def test_the_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    """The first lets running requests finish, the second ends the host at once; SIGTERM after Ctrl-C is no second one."""
+    folder = write(tmp_path / "app", STUCK)
+    request = b"GET /stuck HTTP/1.1\r\nHost: h\r\n\r\n"
+    with (
+        running(folder, tmp_path / "log") as host,
+        socket.create_connection(("127.0.0.1", host.port), timeout=30) as connection,
+    ):
+        connection.sendall(request)
+        assert until((folder / "begun").exists)
+        host.process.send_signal(signal.SIGINT)
+        assert until(lambda: refused(host.port))
+        host.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            host.process.wait(1)
+        host.process.send_signal(signal.SIGINT)
+        assert host.process.wait(20) == 0
+
+
+@POSIX
+def test_a_client_that_never_sends_its_body_does_not_keep_it(tmp_path: Path) -> None:
+    """Half a request gets a few seconds more, then the host goes."""
+    with (
+        running(RECORDED, tmp_path / "log") as host,
+        socket.create_connection(("127.0.0.1", host.port), timeout=30) as connection,
+    ):
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc")
+        assert host.ask("/echo")[0] == 200  # by now it has read the other's head
+        host.process.terminate()
         assert host.process.wait(20) == 0
 
 

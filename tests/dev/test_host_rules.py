@@ -46,6 +46,12 @@ from dev.host_timer import Schedule
         ("{n}.{e?}", "/a", {"n": "a"}),
         ("{n}.{e?}", "/a.", None),
         ("v{n:int}-x", "/V12-X", {"n": "12"}),
+        ("a{x}", "/aba", {"x": "ba"}),
+        ("a{x}", "/aab", None),
+        ("a{x}", "/a", None),
+        ("{x}ab{y}", "/xabyab", {"x": "x", "y": "yab"}),
+        ("{x}b", "/abb", {"x": "ab"}),
+        ("x{n}.{e?}", "/xa.b", {"n": "a", "e": "b"}),
         ("{a}-{b}-{c}", "/1-2-3-4", {"a": "1-2", "b": "3", "c": "4"}),
         ("{{a}}/{b}", "/{a}/1", {"b": "1"}),
         (r"{x:regex(^\d{{3}}$)}", "/123", {"x": "123"}),
@@ -156,6 +162,22 @@ def test_query() -> None:
         ('{"body": "x", "status": true}', 200, "x"),
         ('{"body": {"a": [1]}}', 200, '{"a":[1]}'),
         ('{"body": null, "headers": null}', 200, ""),
+        ("{'body': 'x', status: 404,} // .NET", 404, "x"),
+        ("{a: [1,], 'b': {}, c: []}", 200, '{\n  "a": [\n    1\n  ],\n  "b": {},\n  "c": []\n}'),
+        ("{'a': 1.0, 'b': null, 'c': \"\\u00e9'\\n\"}", 200, '{\n  "a": 1.0,\n  "b": null,\n  "c": "é\'\\n"\n}'),
+        ('{"body": [1]}', 200, "System.Collections.Generic.List`1[System.Object]"),
+        ("[1] x", 200, "[1] x"),
+        ("{a 1}", 200, "{a 1}"),
+        ("2026-11-23", 200, "2026-11-23"),
+        ('"\\x"', 200, '"\\x"'),
+        ("[" * 65 + "]" * 65, 200, "[" * 65 + "]" * 65),
+        ("undefined", 200, ""),
+        ("010", 200, "8"),
+        ("0x1F", 200, "31"),
+        ("08", 200, "08"),
+        ("1e15", 200, "1E+15"),
+        ("-0.00001", 200, "-1E-05"),
+        ("999999999999999.0", 200, "999999999999999"),
     ],
 )
 def test_text_as_an_answer(text: str, status: int, body: str) -> None:
@@ -167,8 +189,10 @@ def test_text_as_an_answer(text: str, status: int, body: str) -> None:
 
 def test_text_sets_headers() -> None:
     """Headers in such text become the response's, and one without a value fails."""
-    said = {"body": "", "headers": {"Content-Type": "text/css", "X-Number": 5}}
-    assert dict(answer_of(json.dumps(said)).headers) == {"Content-Type": "text/css", "X-Number": "5"}
+    said = {"body": "", "headers": {"Content-Type": "text/css; charset=latin-1", "X-Number": 5}}
+    assert dict(answer_of(json.dumps(said)).headers) == {"Content-Type": "text/css; charset=utf-8", "X-Number": "5"}
+    said = {"body": "", "headers": {"content-type": "text/html"}}
+    assert dict(answer_of(json.dumps(said)).headers) == {"content-type": "text/html; charset=utf-8"}
     with pytest.raises(ValueError):
         answer_of('{"body": "", "headers": {"X-A": null}}')
 
@@ -185,7 +209,13 @@ def test_text_sets_headers() -> None:
         ("0 0 9 * * Mon-Fri", "2026-11-24T09:00:00"),
         ("0 0 9 * Dec Sun,3", "2026-12-02T09:00:00"),
         ("0 0 9 * * 0", "2026-11-29T09:00:00"),
+        ("0 0 9 * January monday", "2027-01-04T09:00:00"),
+        ("0 0 12-10 * * *", "2026-11-23T11:00:00"),
+        ("31 5/1 * * * *", "2026-11-23T11:05:31"),
+        ("*/0 * * * * *", "2026-11-23T10:20:31"),
         ("01:00:00", "2026-11-23T11:20:30"),
+        ("1.00:00:30", "2026-11-24T10:21:00"),
+        ("00:30", "2026-11-23T10:50:30"),
     ],
 )
 def test_schedules(schedule: str, then: str) -> None:
@@ -194,7 +224,9 @@ def test_schedules(schedule: str, then: str) -> None:
     assert Schedule(schedule).after(start) == datetime.fromisoformat(then).replace(tzinfo=UTC)
 
 
-@pytest.mark.parametrize("schedule", ["", "* * * *", "60 * * * * *", "a * * * * *", "*/0 * * * * *", "* * * 0 * *"])
+@pytest.mark.parametrize(
+    "schedule", ["", "* * * *", "60 * * * * *", "a * * * * *", "* * * 0 * *", "25:00:00", "00:00:00", "0 0 9 * * x"]
+)
 def test_schedules_that_are_none(schedule: str) -> None:
     """A malformed schedule is refused."""
     with pytest.raises(ValueError):
