@@ -19,8 +19,9 @@ from dev.stack import azurite_ready, launch_azurite
 from shared.errors import AppError
 from shared.store.azure_table import AzureTables, StorageAccount
 from shared.store.index import Index
+from shared.store.rows import Claim, Identity, secret_hash
 from shared.store.sealing import KeyRing
-from shared.store.sessions import Claim, Identity, NewSession, Sessions, secret_hash
+from shared.store.sessions import NewSession, Sessions
 from shared.store.table import Merge, Operation, Replace, Table, Upsert
 
 _WINDOW = 0.3

@@ -21,7 +21,8 @@ from shared.flows.site import Site
 from shared.provider.client import Provider
 from shared.provider.token_cache import trim
 from shared.provider.values import AccessToken
-from shared.store.sessions import CACHE_LIMIT, LEASE_NEEDED, Claim, SessionRow, Sessions
+from shared.store.rows import CACHE_LIMIT, Claim, SessionRow
+from shared.store.sessions import LEASE_NEEDED, Sessions
 from shared.web.messages import Request
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from shared.flows.site import Site
 from shared.provider.client import Provider
 from shared.provider.values import LogoutToken
 from shared.store.index import Index, Pointer, end_key, jti_key, oid_key, sid_key, sub_key
+from shared.store.rows import account_key, hashed_account_key, oid_account
 from shared.store.sealing import digest
-from shared.store.sessions import CLOCK_LEEWAY, KEEP_ENDED, Sessions, account_key, hashed_account_key, oid_account
+from shared.store.sessions import CLOCK_LEEWAY, KEEP_ENDED, Sessions
 from shared.store.table import Row
 from shared.web.messages import Request
 

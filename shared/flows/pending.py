@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from shared.store.rows import Claim
 from shared.store.sealing import BrokenSealError, KeyRing, UnknownKeyError
-from shared.store.sessions import CLOCK_LEEWAY, FLOW_LIFETIME, Claim
+from shared.store.sessions import CLOCK_LEEWAY, FLOW_LIFETIME
 from shared.web.cookies import from_base64url
 
 AT_MOST = 4

@@ -16,16 +16,8 @@ from shared.flows.site import Site
 from shared.provider.client import Provider
 from shared.provider.token_cache import trim
 from shared.provider.values import SignedIn
-from shared.store.sessions import (
-    CACHE_LIMIT,
-    ID_TOKEN_LIMIT,
-    Claim,
-    Identity,
-    NewSession,
-    Sessions,
-    account_key,
-    secret_hash,
-)
+from shared.store.rows import CACHE_LIMIT, ID_TOKEN_LIMIT, Claim, Identity, account_key, secret_hash
+from shared.store.sessions import NewSession, Sessions
 from shared.web.cookies import SessionCookie, read
 from shared.web.messages import Params, Request, Response
 from shared.web.urls import safe_return_to

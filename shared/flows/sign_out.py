@@ -15,7 +15,8 @@ from shared.errors import AppError, NotFound, NotSignedIn
 from shared.flows.audit import Audit
 from shared.flows.site import Site
 from shared.provider.client import Provider
-from shared.store.sessions import Claim, Listing, SessionRow, Sessions
+from shared.store.rows import Claim, Listing, SessionRow
+from shared.store.sessions import Sessions
 from shared.store.table import Row
 from shared.web.messages import Request, Response
 

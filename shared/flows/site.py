@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.store.sessions import Claim, secret_hash
+from shared.store.rows import Claim, secret_hash
 from shared.web.cookies import CookieNames, SessionCookie, read
 from shared.web.messages import Request
 

@@ -7,24 +7,23 @@ The rules that everything rests on:
 - whatever happens later updates the row under its ETag, so nothing brings a deleted row back;
 - no row, no session: deleting the row is the sign-out.
 
-Who may ask for what, and in which order the wings act, is ``flows``.  The pointers to these rows are ``index.py``.
+What a row holds is ``rows.py``, the pointers to it are ``index.py``.  Who may ask for what, and in which order the wings act,
+is ``flows``.
 """
 
 import contextlib
-import hashlib
-import hmac
 import json
 import logging
-import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Literal
 
 from shared.errors import NotSignedIn, SignedOutMeanwhile, StorageUnavailable
 from shared.store.index import VERSION, Index, Pointer, end_key, exp_key, keys_of, oid_key, sid_key, sub_key
-from shared.store.sealing import OVERHEAD, BrokenSealError, KeyRing, UnknownKeyError, digest
+from shared.store.rows import ACCOUNT_ROW, Claim, Identity, Listing, Rows, SessionRow, created_at, oid_account, time_or_never
+from shared.store.sealing import BrokenSealError, KeyRing, UnknownKeyError, digest
 from shared.store.table import (
     TRANSACTION_LIMIT,
     Conflict,
@@ -43,7 +42,6 @@ from shared.store.table import (
 
 log = logging.getLogger(__name__)
 
-ACCOUNT_ROW = "!"
 FLOW_LIFETIME = timedelta(minutes=10)
 """How long a sign-in may be under way; its sealed cookie lives as long."""
 CLOCK_LEEWAY = timedelta(minutes=5)
@@ -53,71 +51,8 @@ KEEP_ENDED = FLOW_LIFETIME + CLOCK_LEEWAY
 LEASE = timedelta(seconds=30)
 LEASE_NEEDED = timedelta(seconds=12)
 """What must be left of a lease to begin a token request (10 s) and to write its result."""
-PART = 60_000
-"""Bytes of one sealed part: a property holds 64 KiB."""
-CACHE_LIMIT = 14 * (PART - OVERHEAD)
-"""Bytes of a token cache before sealing: an entity holds 1 MiB and the rest of the row needs its share."""
-ID_TOKEN_LIMIT = 6 * 1024
-"""Bytes; a longer ID token would not fit into the ``id_token_hint`` of a URL and is not kept."""
 _CONFLICTS = 12
 _MARKS = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Who signed in, as the provider said; sealed.  ``issued_at`` is the ID token's ``iat`` in seconds since 1970."""
-
-    issuer: str
-    sub: str
-    oid: str | None
-    tid: str | None
-    sid: str | None
-    name: str
-    username: str
-    login_hint: str | None
-    home_account_id: str
-    user_agent: str
-    issued_at: float
-    id_token: str | None = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRow:
-    """An opened session.  ``cache`` is MSAL's token cache (JSON), b"" where only a listing was read."""
-
-    account: str
-    id: str
-    etag: str
-    key_id: str
-    secret_hash: str = field(repr=False)
-    created_at: datetime
-    auth_time: datetime
-    expires_at: datetime
-    idle_expires_at: datetime
-    index_keys: tuple[str, ...]
-    identity: Identity
-    cache: bytes = field(repr=False)
-    generation: str
-    lease: str
-    lease_until: datetime | None
-
-    def expired(self, now: datetime) -> bool:
-        """Whether the session counts as gone."""
-        return now >= self.expires_at or now >= self.idle_expires_at
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What a cookie claims: where the row is, and the hash of the secret that proves it."""
-
-    account: str
-    session_id: str
-    secret_hash: str = field(repr=False)
-
-    def fits(self, row: Row) -> bool:
-        """Whether the secret is the row's, in constant time."""
-        stored = row.values.get("SecretHash")
-        return isinstance(stored, str) and hmac.compare_digest(stored.encode(), self.secret_hash.encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,41 +71,6 @@ class NewSession:
     session_state: str | None
     backchannel: bool
     had: Claim | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """A partition as it was listed: this app's session rows, tombstones, and the account row."""
-
-    rows: tuple[Row, ...]
-    tombstones: frozenset[str]
-    account_row: Row | None
-
-
-def secret_hash(secret: str) -> str:
-    """SHA-256 of the cookie's secret, 64 hex digits: what the row keeps of it."""
-    return hashlib.sha256(secret.encode("ascii", "replace")).hexdigest()
-
-
-def account_key(home_account_id: str, issuer: str, sub: str) -> str:
-    """The PartitionKey of a person: ``home_account_id`` where it can be a key, else ``~`` and a hash of issuer and ``sub``.
-
-    B2C policies give an empty user part or one led by ``-`` or ``.``; two people must never share such a partition.
-    No case folding: ``AbC`` and ``aBc`` are two people.
-    """
-    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", home_account_id):
-        return home_account_id
-    return hashed_account_key(issuer, sub)
-
-
-def hashed_account_key(issuer: str, sub: str) -> str:
-    """The PartitionKey of a person whose ``home_account_id`` cannot be one."""
-    return "~" + digest(issuer, sub)
-
-
-def oid_account(oid: str, tid: str) -> str:
-    """The PartitionKey that ``oid`` and ``tid`` name: a member's account; for guests the place of an administrator's mark."""
-    return account_key(f"{oid}.{tid}", tid, oid)
 
 
 Spare = Callable[[Row], bool]
@@ -196,6 +96,7 @@ class Sessions:
         self._table = table
         self._index = index
         self._ring = ring
+        self._rows = Rows(ring=ring, app=app)
         self._app = app
         self._issuer = issuer
         self._idle = idle
@@ -216,7 +117,7 @@ class Sessions:
         A row that does not open though its key is known is removed; one of an unknown key, version or app is left alone.
         """
         row = self._table.read(claim.account, claim.session_id)
-        if row is None or not self._is_session(row) or not claim.fits(row):
+        if row is None or not self._rows.is_session(row) or not claim.fits(row):
             return None
         return self._open_or_remove(row)
 
@@ -224,7 +125,7 @@ class Sessions:
         """The account's rows of this app, without their token caches unless asked for: one storage request."""
         rows = self._table.list(account, columns=None if caches else self._columns)
         return Listing(
-            rows=tuple(row for row in rows if self._is_mine(row)),
+            rows=tuple(row for row in rows if self._rows.is_mine(row)),
             tombstones=frozenset(row.key for row in rows if "Tombstone" in row.values and row.values.get("App") == self._app),
             account_row=next((row for row in rows if row.key == ACCOUNT_ROW), None),
         )
@@ -232,7 +133,7 @@ class Sessions:
     def open(self, row: Row) -> SessionRow | None:
         """The listed row as a session; None where it does not open or is of another version.  Changes nothing."""
         try:
-            return self._open(row) if self._is_session(row) else None
+            return self._rows.open(row) if self._rows.is_session(row) else None
         except (BrokenSealError, UnknownKeyError):
             return None
 
@@ -313,7 +214,7 @@ class Sessions:
                 self._table.transact(
                     session.account,
                     [
-                        Insert(key=session.id, values=self._values(session)),
+                        Insert(key=session.id, values=self._rows.values(session)),
                         self._account_operation(listing, mark),
                         *(Delete(key=row.key) for row in leaving),
                     ],
@@ -351,7 +252,7 @@ class Sessions:
             or (new.had is not None and new.had.account == session.account and _is_claimed(new.had, row))
         ]
         names = {row.key for row in leaving}
-        staying = sorted((row for row in listing.rows if row.key not in names), key=_created_at)
+        staying = sorted((row for row in listing.rows if row.key not in names), key=created_at)
         surplus = max(0, len(staying) - (self._per_account - 1))
         return (leaving + staying[:surplus])[: TRANSACTION_LIMIT - 2]
 
@@ -405,7 +306,7 @@ class Sessions:
             else:
                 moved = replace(moved, key_id=self._ring.current)
                 etag = self._table.write(
-                    session.account, Replace(key=session.id, values=self._values(moved), etag=session.etag)
+                    session.account, Replace(key=session.id, values=self._rows.values(moved), etag=session.etag)
                 )
         except RowMissing as error:
             raise NotSignedIn("signed out during the request") from error
@@ -454,7 +355,9 @@ class Sessions:
                 return base  # somebody else's tokens are newer than ours
             fresh = replace(base, cache=cache, generation=generation, lease="", lease_until=None, key_id=self._ring.current)
             try:
-                etag = self._table.write(session.account, Replace(key=session.id, values=self._values(fresh), etag=base.etag))
+                etag = self._table.write(
+                    session.account, Replace(key=session.id, values=self._rows.values(fresh), etag=base.etag)
+                )
             except Conflict:
                 base = self._reread(session)
                 continue
@@ -564,7 +467,7 @@ class Sessions:
         row: Row | None = None
         for _ in range(_CONFLICTS):
             found = self._table.read(account, session_id)
-            if found is not None and not self._is_mine(found):
+            if found is not None and not self._rows.is_mine(found):
                 break  # a tombstone, or another app's
             if found is not None and spare is not None and spare(found):
                 break
@@ -645,10 +548,10 @@ class Sessions:
             StorageUnavailable: the next sweep goes on here.
         """
         row = self._table.read(account, session_id)
-        if row is None or not self._is_mine(row):
+        if row is None or not self._rows.is_mine(row):
             return "gone"
-        due = min(_time_or_never(row, "IdleExpiresAt"), _time_or_never(row, "ExpiresAt"))
-        if due > now and (self._not_before is None or _created_at(row) >= self._not_before):
+        due = min(time_or_never(row, "IdleExpiresAt"), time_or_never(row, "ExpiresAt"))
+        if due > now and (self._not_before is None or created_at(row) >= self._not_before):
             return self._refile(row, due, filed_under)
         try:
             self._table.write(account, Delete(key=session_id, etag=row.etag))
@@ -695,13 +598,18 @@ class Sessions:
 
     # -- rows
 
-    def _is_mine(self, row: Row) -> bool:
-        """A session of this app, of whatever version or key: what a sign-out ends."""
-        return row.key != ACCOUNT_ROW and row.values.get("App") == self._app and "Tombstone" not in row.values
-
-    def _is_session(self, row: Row) -> bool:
-        """A session of this app that this release can read."""
-        return self._is_mine(row) and row.values.get("V") == VERSION
+    def _open_or_remove(self, row: Row) -> SessionRow | None:
+        try:
+            return self._rows.open(row)
+        except UnknownKeyError as error:
+            log.warning("a session is sealed with a key that is not in SEALING_KEYS: %s", error)
+        except BrokenSealError as error:
+            log.warning("a session that does not open is removed: %s", error)
+            try:
+                self._table.write(row.partition, Delete(key=row.key, etag=row.etag))
+            except Conflict:
+                log.info("it changed meanwhile")
+        return None
 
     def _has_mark(self, listing: Listing, mark: str) -> bool:
         return listing.account_row is not None and mark in str(listing.account_row.values.get("Marks", "")).split()
@@ -718,85 +626,6 @@ class Sessions:
         if row is None:
             return Insert(key=ACCOUNT_ROW, values={"V": VERSION, "App": self._app, **values})
         return Merge(key=ACCOUNT_ROW, values=values, etag=row.etag)
-
-    def _values(self, session: SessionRow) -> dict[str, Value]:
-        """The whole row, sealed with the current key."""
-
-        def seal(name: str, plain: bytes) -> bytes:
-            return self._ring.seal(plain, *self._place(session.account, session.id, session.secret_hash, name))
-
-        identity = json.dumps(asdict(session.identity), ensure_ascii=False, separators=(",", ":"))
-        step = PART - OVERHEAD
-        parts = [session.cache[start : start + step] for start in range(0, len(session.cache), step)]
-        values: dict[str, Value] = {
-            "V": VERSION,
-            "App": self._app,
-            "KeyId": self._ring.current,
-            "SecretHash": session.secret_hash,
-            "CreatedAt": session.created_at,
-            "AuthTime": session.auth_time,
-            "ExpiresAt": session.expires_at,
-            "IdleExpiresAt": session.idle_expires_at,
-            "IndexKeys": json.dumps(session.index_keys),
-            "Identity": seal("Identity", identity.encode("utf-8", "surrogatepass")),
-            "CacheParts": len(parts),
-            "Generation": session.generation,
-            **{f"Cache{n}": seal(f"Cache{n}/{len(parts)}", part) for n, part in enumerate(parts)},
-        }
-        if session.lease and session.lease_until is not None:
-            values |= {"Lease": session.lease, "LeaseUntil": session.lease_until}
-        return values
-
-    def _open_or_remove(self, row: Row) -> SessionRow | None:
-        try:
-            return self._open(row)
-        except UnknownKeyError as error:
-            log.warning("a session is sealed with a key that is not in SEALING_KEYS: %s", error)
-        except BrokenSealError as error:
-            log.warning("a session that does not open is removed: %s", error)
-            try:
-                self._table.write(row.partition, Delete(key=row.key, etag=row.etag))
-            except Conflict:
-                log.info("it changed meanwhile")
-        return None
-
-    def _open(self, row: Row) -> SessionRow:
-        values = row.values
-        try:
-            stored_hash = str(values["SecretHash"])
-            key_id = str(values["KeyId"])
-
-            def unseal(name: str, column: str) -> bytes:
-                sealed = values[column]
-                place = self._place(row.partition, row.key, stored_hash, name)
-                return self._ring.open(key_id, sealed if isinstance(sealed, bytes) else b"", *place)
-
-            identity = Identity(**json.loads(unseal("Identity", "Identity").decode("utf-8", "surrogatepass")))
-            parts = int(str(values["CacheParts"])) if "CacheParts" in values else 0
-            until = values.get("LeaseUntil")
-            return SessionRow(
-                account=row.partition,
-                id=row.key,
-                etag=row.etag,
-                key_id=key_id,
-                secret_hash=stored_hash,
-                created_at=_time(values, "CreatedAt"),
-                auth_time=_time(values, "AuthTime"),
-                expires_at=_time(values, "ExpiresAt"),
-                idle_expires_at=_time(values, "IdleExpiresAt"),
-                index_keys=keys_of(row),
-                identity=identity,
-                cache=b"".join(unseal(f"Cache{n}/{parts}", f"Cache{n}") for n in range(parts)),
-                generation=str(values.get("Generation", "")),
-                lease=str(values.get("Lease", "")),
-                lease_until=until if isinstance(until, datetime) else None,
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise BrokenSealError(type(error).__name__) from error
-
-    def _place(self, account: str, session_id: str, stored_hash: str, name: str) -> tuple[str, ...]:
-        # The secret's hash is bound too: whoever can write the table cannot put a secret of their own before the tokens.
-        return ("session", str(VERSION), self._app, account, session_id, stored_hash, name)
 
 
 def _sids(new: NewSession) -> list[str]:
@@ -818,20 +647,3 @@ def _is_claimed(claim: Claim, row: Row) -> bool:
 
 def _index_rows(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return [(key, row.key) for row in rows for key in keys_of(row)]
-
-
-def _created_at(row: Row) -> datetime:
-    value = row.values.get("CreatedAt")
-    return value if isinstance(value, datetime) else datetime.min.replace(tzinfo=UTC)
-
-
-def _time_or_never(row: Row, name: str) -> datetime:
-    value = row.values.get(name)
-    return value if isinstance(value, datetime) else datetime.max.replace(tzinfo=UTC)
-
-
-def _time(values: Mapping[str, Value], name: str) -> datetime:
-    value = values[name]
-    if not isinstance(value, datetime):
-        raise TypeError(name)
-    return value

@@ -6,7 +6,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.store.sessions import Claim, secret_hash
+from shared.store.rows import Claim, secret_hash
 from shared.store.table import Upsert
 from shared.web.cookies import SessionCookie
 from tests.support.small_store import START, Store

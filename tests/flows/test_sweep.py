@@ -12,7 +12,7 @@ from shared.errors import SignedOutMeanwhile, StorageUnavailable
 from shared.flows.sweep import Sweep
 from shared.store.index import end_key, jti_key, sid_key
 from shared.store.memory_table import MemoryTable
-from shared.store.sessions import CACHE_LIMIT
+from shared.store.rows import CACHE_LIMIT
 from shared.store.table import Operation
 from tests.support.small_store import NEW, OLD, START, Store
 

@@ -7,7 +7,7 @@ import pytest
 
 from shared.app import build
 from shared.settings import load
-from shared.store.sessions import Claim, secret_hash
+from shared.store.rows import Claim, secret_hash
 from shared.web.cookies import SessionCookie
 from tests.support.stack import Stack
 from tests.support.user_agent import UserAgent

@@ -194,7 +194,7 @@ def test_a_secret_put_into_the_table_opens_nothing(app: App, alice: UserAgent) -
     thief = SessionCookie.decode(cookie_of(alice))
     assert thief is not None
     own = SessionCookie(account=thief.account, session_id=thief.session_id, secret=secrets.token_urlsafe(32))
-    from shared.store.sessions import secret_hash
+    from shared.store.rows import secret_hash
 
     edit(app, alice, SecretHash=secret_hash(own.secret))
     assert me(app, own.encode()).status == 401

@@ -27,8 +27,9 @@ from shared.flows.site import Site
 from shared.flows.sweep import Sweep
 from shared.store import sealing
 from shared.store.index import Index, in_turn, oid_key, sid_key, sub_key
+from shared.store.rows import Claim, secret_hash
 from shared.store.sealing import KeyRing
-from shared.store.sessions import Claim, Sessions, secret_hash
+from shared.store.sessions import Sessions
 from shared.store.table import Row
 from shared.web.cookies import CookieNames, SessionCookie
 from shared.web.messages import Request, Response

@@ -8,8 +8,9 @@ from typing import Any
 from shared.flows.sweep import Sweep
 from shared.store.index import Index
 from shared.store.memory_table import MemoryTable
+from shared.store.rows import Claim, Identity, SessionRow, secret_hash
 from shared.store.sealing import KeyRing
-from shared.store.sessions import Claim, Identity, NewSession, SessionRow, Sessions, secret_hash
+from shared.store.sessions import NewSession, Sessions
 
 START = datetime(2026, 11, 23, 8, 20, tzinfo=UTC)
 OLD, NEW = ("old", os.urandom(32)), ("new", os.urandom(32))
