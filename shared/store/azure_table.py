@@ -37,6 +37,7 @@ from shared.store.table import (
     Upsert,
     Value,
 )
+from shared.store.transport import Transport
 
 T = TypeVar("T")
 
@@ -44,7 +45,6 @@ PAUSES = (0.1, 0.4)
 """Seconds before the second and the third try."""
 CONNECT = 2.0
 """Seconds for a connection: a dead address is found out in time for another try."""
-_CONNECTIONS = 64
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _CONFLICTS: Mapping[str, type[Conflict]] = {
     "EntityAlreadyExists": RowExists,
@@ -55,7 +55,7 @@ _CONFLICTS: Mapping[str, type[Conflict]] = {
 }
 _BY_STATUS: Mapping[int, type[Conflict]] = {409: RowExists, 412: RowChanged, 404: RowMissing}
 _ILLEGAL = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
-_OPTIONS: dict[str, Any] = {"retry_total": 0, "user_agent": "functions-sign-out"}
+_OPTIONS: dict[str, Any] = {"retry_total": 0, "permit_redirects": False, "user_agent": "functions-sign-out"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +94,7 @@ class AzureTables:
 
 
 def _service(account: StorageAccount) -> TableServiceClient:
-    from azure.core.pipeline.transport import RequestsTransport  # noqa: PLC0415 - requests, 110 ms, when it is used
-
-    # Without environment settings requests does not read them anew for every call; a proxy would have to be built in here.
-    transport = RequestsTransport(use_env_settings=False, connection_timeout=CONNECT, read_timeout=limits.STORAGE)
-    transport.open()
-    for scheme in ("https://", "http://"):
-        transport.session.get_adapter(scheme).init_poolmanager(_CONNECTIONS, _CONNECTIONS)
+    transport = Transport(connection_timeout=CONNECT, read_timeout=limits.STORAGE)
     if account.connection_string is not None:
         return TableServiceClient.from_connection_string(account.connection_string, transport=transport, **_OPTIONS)
     from azure.identity import DefaultAzureCredential, ManagedIdentityCredential  # noqa: PLC0415 - 350 ms, when it is used
