@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -42,7 +42,7 @@ class Question:
 
     method: str
     target: str
-    headers: Iterable[tuple[str, str]] = field(repr=False)
+    headers: Sequence[tuple[str, str]] = field(repr=False)
     body: bytes | None = field(repr=False)
 
 
@@ -179,13 +179,16 @@ class _Connection:
         return time.monotonic() - self.idle_since < IDLE and not _readable(self._wire.sock)
 
     def exchange(self, question: Question, until: float) -> Answer:
-        self._wire.until, self._wire.received, self.reusable = until, 0, False
+        self._wire.until, self._wire.received, self._wire.ended = until, 0, False
+        self.reusable = False
         self._http.putrequest(question.method, question.target, skip_host=True, skip_accept_encoding=True)
         for name, value in question.headers:
             self._http.putheader(name, value)
         self._http.endheaders(question.body)
         try:
             with self._http.getresponse() as response:
+                if self._wire.ended:  # http.client takes headers that broke off for all of them
+                    raise BadAnswer("the headers broke off")
                 answer = Answer(
                     status=response.status, reason=response.reason, headers=response.getheaders(), body=_body(response)
                 )
@@ -206,6 +209,7 @@ class _Wire:
         self.sock = sock
         self.until = 0.0
         self.received = 0
+        self.ended = False
 
     def sendall(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -232,6 +236,7 @@ class _Reader(io.RawIOBase):
         self._wire.sock.settimeout(_left(self._wire.until))
         count = self._raw.readinto(buffer)
         self._wire.received += count or 0
+        self._wire.ended = count == 0
         if self._wire.received > LARGEST_ANSWER:
             raise BadAnswer("too large")
         return count
