@@ -14,6 +14,7 @@ from shared.errors import (
     AppError,
     BadRequest,
     NotSignedIn,
+    ProviderFailed,
     ProviderUnavailable,
     StorageUnavailable,
     TokenInvalid,
@@ -134,10 +135,11 @@ def backchannel_logout(app: App, request: Request, now: datetime) -> Response:
     except (BadRequest, TokenInvalid) as error:
         log.warning("back-channel logout refused: %s: %s", error.code, error)
         return Response.json(400, {"error": "invalid_request", "error_description": "The logout token was refused."})
-    except (StorageUnavailable, ProviderUnavailable) as error:
+    except (StorageUnavailable, ProviderUnavailable, ProviderFailed) as error:
+        # Keys that are none say nothing about the token, however they fail: it has not been refused.
         log.error("back-channel logout failed: %s: %s", error.code, error)  # noqa: TRY400
         response = Response.json(503, {"error": "temporarily_unavailable"})
-        return response.with_header("Retry-After", str(error.retry_after))
+        return response.with_header("Retry-After", str(error.retry_after or ProviderUnavailable.retry_after))
     return Response.json(200, {})
 
 
