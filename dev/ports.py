@@ -1,6 +1,7 @@
 """Free ports on loopback."""
 
 import contextlib
+import secrets
 import socket
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from dev import locks
 
 _EITHER = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+_QUIET = range(15_000, 32_768)
+"""Below the ephemeral ports of Linux, macOS and Windows."""
 
 
 class PortTaken(Exception):
@@ -46,11 +49,9 @@ def _has_ipv6() -> bool:
 
 
 def free() -> int:
-    """A free port that the system picks."""
+    """A free port that no system gives to outgoing connections: it may be a while until its host listens."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        port = secrets.choice(_QUIET)
         if is_free(port):
             return port
 
