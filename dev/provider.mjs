@@ -7,7 +7,8 @@
 // of JSON on stdout: {"ready": {"browser": "http://…", "issuer": "https://…", …}}.  It ends when its stdin does, so that it never
 // outlives the process that started it.
 //
-// CONFIG: { tenant, certificate, key, keys_file?, clients: [client metadata], scopes?: [], switches?: {}, http_port?, https_port? }
+// CONFIG: { tenant, certificate, key, keys_file?, clients: [client metadata], scopes?: [], switches?: {}, http_port?, https_port?,
+//           address?: the https address to go by, where something stands in front of ours }
 //
 // What lives elsewhere: provider/tenant.mjs (the OpenID Provider), provider/login.mjs (its pages' routes), provider/graph.mjs,
 // provider/another_app.mjs (a second app of the same tenant), provider/control.mjs (what tests may turn).
@@ -65,11 +66,12 @@ async function main() {
   const [httpPort, httpsPort] = await Promise.all([listen(plain, config.http_port ?? 0), listen(secure, config.https_port ?? 0)]);
 
   const base = `/${config.tenant}/v2.0`;
+  const machine = config.address ?? `https://${HOST}:${httpsPort}`;
   const addresses = {
     browser: `http://${HOST}:${httpPort}`,
-    machine: `https://${HOST}:${httpsPort}`,
+    machine,
     base,
-    issuer: `https://${HOST}:${httpsPort}${base}`,
+    issuer: `${machine}${base}`,
     anotherApp: `http://${HOST}:${httpPort}/another-app`,
   };
   const keys = await KeyRing.load(config.keys_file);

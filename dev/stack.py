@@ -105,8 +105,11 @@ def azurite_ready(child: Child) -> Azurite:
     return Azurite(child=child, connection_string=";".join(parts) + ";")
 
 
-def launch_provider(folder: Path, *, clients: Sequence[Mapping[str, Any]] = ()) -> Child:
-    """Launches the provider with these client registrations; its certificate and keys are kept in ``.dev``."""
+def launch_provider(folder: Path, *, clients: Sequence[Mapping[str, Any]] = (), address: str | None = None) -> Child:
+    """Launches the provider with these client registrations; its certificate and keys are kept in ``.dev``.
+
+    ``address`` is the https address that it goes by, where something stands in front of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = certificates.ensure(STATE, now=datetime.now(UTC))
     config = {
@@ -115,6 +118,7 @@ def launch_provider(folder: Path, *, clients: Sequence[Mapping[str, Any]] = ()) 
         "key": str(files.key),
         "keys_file": str(STATE / "provider-signing-keys.json"),
         "clients": list(clients),
+        **({"address": address} if address else {}),
     }
     (folder / "provider.json").write_text(json.dumps(config), encoding="utf-8")
     command = [node(), str(DEV / "provider.mjs"), str(folder / "provider.json")]

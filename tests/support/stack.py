@@ -158,10 +158,11 @@ class Stack:
         processes: int = 1,
         frontchannel: bool = True,
         backchannel: bool = False,
+        ready: str = "/health",
         statuses: Sequence[int] = (200,),
         options: Sequence[str] = (),
     ) -> App:
-        """Starts an app and waits until ``/health`` answers with one of ``statuses``.
+        """Starts an app and waits until ``ready`` answers with one of ``statuses``.
 
         Args:
             env: settings over the usual ones; None leaves one out.
@@ -170,6 +171,7 @@ class Stack:
             processes: how many host processes share the settings.
             frontchannel: register its front-channel logout address at the provider.
             backchannel: register its back-channel logout address, and have the metadata say that there is such a thing.
+            ready: what is asked; ``/health`` asks the provider, ``/auth/me`` (401) leaves it alone.
             statuses: 503 for settings with faults.
             options: for the host, such as ``--function-key``.
 
@@ -205,7 +207,7 @@ class Stack:
                 )
             )
         for one, process in zip(chosen, app.processes, strict=True):
-            local.wait_until_healthy(process, f"http://127.0.0.1:{one}/health", seconds=_START, statuses=statuses)
+            local.wait_until_healthy(process, f"http://127.0.0.1:{one}{ready}", seconds=_START, statuses=statuses)
         return app
 
     def stop(self) -> None:
