@@ -102,6 +102,9 @@ class Channels:
         if not text or "logout_token" in request.params().names:
             raise BadRequest("one logout_token in the form, none in the query")
         token = self._provider.logout_token(text, now=now)
+        if token.sid is None and not self._provider.metadata().backchannel_logout:
+            # ``sub:`` rows are only written where the metadata says that there is such a logout: 200 would claim too much.
+            raise TokenInvalid("sub: without sid, from a provider whose metadata has no backchannel_logout_supported")
         acted = jti_key(self._issuer, token.jti)
         if self._index.has_acted(acted):
             raise TokenInvalid("jti: this token has acted already")

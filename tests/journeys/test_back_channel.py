@@ -107,6 +107,18 @@ def test_sid_of_one_with_sub_of_another_ends_nothing(back: App, provider: Provid
     assert rows(back) == before
 
 
+def test_sub_alone_is_refused_where_the_metadata_promises_no_such_logout(stack: Stack, provider: Provider) -> None:
+    """Nothing leads from a ``sub`` to its sessions there: 400, no 200 for what did not happen; ``sid`` works all the same."""
+    provider.switch(backchannel_logout_supported=False)
+    app = stack.start_app({"SIGN_OUT_SCOPE": "session"})
+    person = Person(app, provider)
+    before = rows(app)
+    assert send(app, provider.logout_token(client_id=app.client_id, sub=person.sub)).status == 400
+    assert (rows(app), person.signed_in()) == (before, [True])
+    assert send(app, provider.logout_token(client_id=app.client_id, sid=person.sids[0])).status == 200
+    assert person.signed_in() == [False]
+
+
 def test_scope_account_ends_the_sids_account(stack: Stack) -> None:
     """``SIGN_OUT_SCOPE=account``: a sid leads to its user's every device."""
     app = stack.start_app(backchannel=True)

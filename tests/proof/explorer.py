@@ -21,7 +21,9 @@ CRASH, LOST, UNANSWERED, REPEATED, LATE = "crash", "lost", "unanswered", "repeat
 FAULTS = (CRASH, LOST, UNANSWERED, REPEATED, LATE)
 """The actor dies before the step; the step fails, or is carried out, or is carried out later, and its answer is an error; it is
 carried out, and once more after others had their turn."""
-EVERYTHING = "everything"
+CLOCK = "the clock"
+"""Who acts when all that is left to do is to wait."""
+EVERYTHING = "everything to be seen"
 """What an actor's beginning reads: what there is, for the promise of a sign-out."""
 NAP = timedelta(seconds=31)
 """What the clock jumps when all that is left to do is to wait."""
@@ -157,8 +159,9 @@ class Run:
     def nap(self) -> None:
         """Sleeps until something was written, or the clock has jumped."""
         me = self.current
-        if me is None:
-            raise AssertionError("nobody is there who could wake us")
+        if me is None:  # the checks at the end: nobody else acts any more
+            self.now += NAP
+            return
         me.slept_at = self.version
         self.napped = True
         self.step(Call("waits", sleep=True, alone=True))
@@ -222,7 +225,7 @@ class Run:
             found.append(Choice(actor.name))
         found += [Choice(name) for name in self.late]
         if not found and asleep:
-            found.append(Choice("clock"))
+            found.append(Choice(CLOCK))
         if self.faults > 0:
             for actor in self.actors.values():
                 call = actor.pending
@@ -264,11 +267,11 @@ class Run:
             work()
             self.current = None
             return
-        if choice.actor == "clock":
+        if choice.actor == CLOCK:
             self.now += NAP
             self.version += 1
             if self.log is not None:
-                self.log.append(f"clock: +{NAP.total_seconds():.0f} s")
+                self.log.append(f"{CLOCK}: +{NAP.total_seconds():.0f} s")
             return
         actor = self.actors[choice.actor]
         if choice.fault:
@@ -458,6 +461,24 @@ def explore(
     report.steps = sum(len(state.leads_to) for state in states)
     report.schedules = _paths(states) if count else 0
     return report
+
+
+def walk(fresh: Callable[[], Execution], choose: Callable[[int], int]) -> None:
+    """One schedule: at each step ``choose`` says which of so many choices is taken.
+
+    Raises:
+        Violation: with the schedule and the trace of its steps.
+    """
+    execution = fresh()
+    path: list[Choice] = []
+    try:
+        while choices := execution.run.choices():
+            choice = choices[choose(len(choices)) if len(choices) > 1 else 0]
+            path.append(choice)
+            _checked(lambda choice=choice: _step(execution, choice), fresh, path)  # type: ignore[misc]
+        _checked(execution.at_end, fresh, path)
+    finally:
+        execution.run.close()
 
 
 @dataclass(slots=True)
