@@ -199,7 +199,6 @@ class _Connection:
 
     def close(self) -> None:
         self._http.close()
-        self._wire.close()  # http.client forgets it where the server said that it would close
 
 
 class _Wire:

@@ -242,11 +242,12 @@ def test_a_refresh_that_cannot_be_written_keeps_the_session_or_ends_it_cleanly(
     assert page.status in (200, 401, 503), page.text
 
 
-def test_storage_that_hangs_is_given_up_in_time(faulty: App, proxy: StorageProxy) -> None:
-    """Five seconds an operation, fifteen a request, whatever hangs."""
+@pytest.mark.parametrize("fault", ["hang", "drip", "drip_body"] if FULL else ["hang", "drip"])
+def test_storage_that_hangs_or_drips_is_given_up_in_time(faulty: App, proxy: StorageProxy, fault: str) -> None:
+    """Five seconds an operation, fifteen a request, whether nothing comes or a byte now and then."""
     agent, _ = signed_in_agent(faulty)
     proxy.reset()
-    proxy.fail("hang", times=None)
+    proxy.fail(fault, times=None)
     began = time.monotonic()
     page = agent.fetch(f"{faulty.url}/auth/me")
     assert page.status == 503

@@ -213,13 +213,35 @@ def test_no_answer_ends_with_the_time(start: Start, transport: Transport) -> Non
     assert len(server.requests) == 1
 
 
-def test_a_server_that_reads_nothing_ends_with_the_time(start: Start, transport: Transport) -> None:
-    """Sending counts too."""
-    server = start(lambda server, sock, _: server.over.wait())
+@pytest.mark.parametrize("size", [0, 200_000])
+def test_a_server_that_reads_slowly_ends_with_the_time(start: Start, transport: Transport, size: int) -> None:
+    """Sending counts too, whether nothing is read or a little now and then."""
+
+    def slow(server: Server, sock: socket.socket, _: int) -> None:
+        while not server.over.wait(0.02):
+            sock.recv(size)
+
+    server = start(slow)
     began = time.monotonic()
     with pytest.raises(ServiceResponseTimeoutError):
-        transport.send(HttpRequest("POST", server.url, content=b"x" * 64_000_000), read_timeout=0.3)
+        transport.send(HttpRequest("POST", server.url, content=b"x" * 64_000_000), read_timeout=0.4)
     assert time.monotonic() - began < 5
+
+
+def test_a_kept_connection_that_fell_silent_ends_with_the_time(start: Start, transport: Transport) -> None:
+    """Something was sent, and that is what the error says; there is no time to send it again."""
+
+    def serve(server: Server, sock: socket.socket, _: int) -> None:
+        server.request(sock)
+        sock.sendall(OK)
+        server.request(sock)
+        server.over.wait()
+
+    server = start(serve)
+    get(transport, server.url)
+    with pytest.raises(ServiceResponseTimeoutError):
+        get(transport, server.url, read_timeout=0.3)
+    assert len(server.requests) == 2
 
 
 def test_a_handshake_ends_with_the_time(start: Start, transport: Transport) -> None:
@@ -611,6 +633,7 @@ BROKEN: dict[str, tuple[bytes, type[AzureError]]] = {
     "in the body": (OK[:-1], IncompleteReadError),
     "in a chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", IncompleteReadError),
     "between chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", IncompleteReadError),
+    "below zero": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nab\r\n", ServiceResponseError),
     "in the headers": (b"HTTP/1.1 204 No Content\r\nETag: W/", ServiceResponseError),
     "after a header": (b"HTTP/1.1 204 No Content\r\nETag: x\r\n", ServiceResponseError),
     "in the status": (b"HTTP/1.1 2", ServiceResponseError),

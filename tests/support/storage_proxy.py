@@ -9,11 +9,13 @@
         proxy.fail("drop_after", nth=2)                     # the second request of any kind: carried out, the answer is lost
 
 Faults: ``429``, ``500``, ``503`` (not forwarded), ``drop_before``, ``hang`` (neither), ``delay`` (``seconds`` first), ``drop_after``, ``503_after``,
-``hang_after`` (forwarded, and the answer lost or replaced).  Kinds: read, list, scan, insert, upsert, replace, merge, delete, transaction, other.
+``hang_after`` (forwarded, and the answer lost or replaced), ``drip``, ``drip_body`` (forwarded, and the answer, or its body, comes a byte
+each 0.1 s).  Kinds: read, list, scan, insert, upsert, replace, merge, delete, transaction, other.
 """
 
 import contextlib
 import http.client
+import io
 import re
 import socket
 import threading
@@ -150,6 +152,8 @@ class StorageProxy:
                 [("Content-Type", "application/json")],
                 b'{"odata.error":{"code":"ServerBusy","message":{"lang":"en","value":"busy"}}}',
             )
+        elif fault in {"drip", "drip_body"}:
+            self._drip(handler, status, headers, answer, whole=fault == "drip")
         else:
             self._answer(handler, status, headers, answer)
 
@@ -192,6 +196,22 @@ class StorageProxy:
         handler.end_headers()
         if handler.command != "HEAD":
             handler.wfile.write(body)
+
+    def _drip(
+        self, handler: BaseHTTPRequestHandler, status: int, headers: list[tuple[str, str]], body: bytes, *, whole: bool
+    ) -> None:
+        swift, handler.wfile = handler.wfile, io.BytesIO()
+        try:
+            self._answer(handler, status, headers, body)
+            content = handler.wfile.getvalue()
+        finally:
+            handler.wfile = swift
+        start = 0 if whole else content.index(b"\r\n\r\n") + 4
+        swift.write(content[:start])
+        for number in range(start, len(content)):
+            if self._stopping.wait(0.1):
+                return
+            swift.write(content[number : number + 1])
 
     def _drop(self, handler: BaseHTTPRequestHandler) -> None:
         handler.close_connection = True
