@@ -7,7 +7,7 @@ Where things are:
   keys.py          the provider's keys and signatures (the only importer of ``jwt``)
   tokens.py        what ID and logout tokens must claim; pure, ``now`` is an argument
   answers.py       what the token endpoint's answers mean; pure
-  token_cache.py   MSAL's token cache as bytes: read, compact, trimmed, merged; pure
+  token_cache.py   MSAL's token cache as bytes: read, compact, trimmed; pure
   msal_client.py   the token requests (the only importer of ``msal``)
   certificate.py   the app's certificate as client credential
   graph.py         the example's API, Microsoft Graph

@@ -1,4 +1,4 @@
-"""MSAL's token cache as bytes: read without MSAL, kept small, merged.  Pure: no I/O, no clock.
+"""MSAL's token cache as bytes: read without MSAL, and kept small.  Pure: no I/O, no clock.
 
 The form is the unified cache of the MSAL libraries: JSON with ``AccessToken``, ``RefreshToken`` and ``Account``, each a
 mapping of keys to entries.  ``AppMetadata`` says nothing that we need, and the ID token is kept with the session: both are
@@ -64,18 +64,6 @@ def trim(data: bytes, limit: int) -> bytes:
             break
         size -= len(json.dumps({key: tokens.pop(key)}, separators=(",", ":"))) - 1
     return dump(cache)
-
-
-def merge(ours: bytes, theirs: bytes, *, home_account_id: str, now: datetime) -> bytes:
-    """Two writers' caches in one: all access tokens, the newer of each; the newer refresh token, ours when they tie."""
-    one, other = load(theirs), load(ours)
-    access = dict(one.get(ACCESS, {}))
-    for key, entry in other.get(ACCESS, {}).items():
-        if key not in access or _number(entry, "cached_at") >= _number(access[key], "cached_at"):
-            access[key] = entry
-    refresh = _newest([*one.get(REFRESH, {}).items(), *other.get(REFRESH, {}).items()])
-    account = {**one.get(ACCOUNT, {}), **other.get(ACCOUNT, {})}
-    return compact(dump({ACCESS: access, REFRESH: refresh, ACCOUNT: account}), home_account_id=home_account_id, now=now)
 
 
 def access_token(

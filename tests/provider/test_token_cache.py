@@ -91,24 +91,12 @@ def test_trim_drops_the_oldest_access_tokens_and_never_the_refresh_token() -> No
     assert names(token_cache.trim(data, 10), "AccessToken") == set()
 
 
-def test_merge_is_the_union_with_the_newer_of_each() -> None:
-    """Two writers: neither's access tokens are lost, and only the last refresh token stays."""
-    ours = cache({**at("both", cached=T, secret="ours"), **at("mine")}, rt("r", written=T))
-    theirs = cache(
-        {**at("both", cached=T + 1, secret="theirs"), **at("yours"), **at("foreign", home="x")}, rt("r2", written=T - 1)
-    )
-    merged = token_cache.merge(ours, theirs, home_account_id="h", now=NOW)
-    assert names(merged, "AccessToken") == {"both", "mine", "yours"}
-    assert json.loads(merged)["AccessToken"]["both"]["secret"] == "theirs"
-    assert token_cache.refresh_tokens(merged) == ["r"]
-    later = token_cache.merge(ours, cache({}, rt("r2", written=T + 1)), home_account_id="h", now=NOW)
-    assert token_cache.refresh_tokens(later) == ["r2"]
-
-
-def test_merge_prefers_ours_in_the_same_second() -> None:
-    """The writer has just been given its refresh token; the other one was there before."""
-    merged = token_cache.merge(cache({}, rt("ours")), cache({}, rt("theirs")), home_account_id="h", now=NOW)
-    assert token_cache.refresh_tokens(merged) == ["ours"]
+def test_one_refresh_token_stays_the_newest() -> None:
+    """MSAL leaves the old one beside the new one; among those of one second the last in the cache is the new one."""
+    newer = cache({}, {**rt("new", written=T + 1), **rt("old", written=T)})
+    assert token_cache.refresh_tokens(token_cache.compact(newer, home_account_id="h", now=NOW)) == ["new"]
+    tie = cache({}, {**rt("first"), **rt("last")})
+    assert token_cache.refresh_tokens(token_cache.compact(tie, home_account_id="h", now=NOW)) == ["last"]
 
 
 def find(data: bytes, *scopes: str, home: str = "h", client: str = "app") -> str | None:
@@ -164,7 +152,6 @@ def test_bytes_of_another_form_hold_nothing(data: bytes) -> None:
     assert token_cache.refresh_tokens(data) == []
     assert json.loads(token_cache.compact(data, home_account_id="h", now=NOW)) == {}
     token_cache.trim(data, 1)
-    token_cache.merge(data, data, home_account_id="h", now=NOW)
 
 
 ENTRIES = st.dictionaries(
@@ -186,13 +173,12 @@ ENTRIES = st.dictionaries(
 )
 
 
-@given(one=ENTRIES, two=ENTRIES, three=ENTRIES, limit=st.integers(0, 500))
-def test_whatever_the_entries_only_this_accounts_come_out(one: Any, two: Any, three: Any, limit: int) -> None:
-    """Compact, merge and trim never mix accounts, and a compact cache is its own compact form."""
-    ours = json.dumps({"AccessToken": one, "RefreshToken": two}).encode()
-    theirs = json.dumps({"AccessToken": three, "RefreshToken": two}).encode()
-    merged = token_cache.trim(token_cache.merge(ours, theirs, home_account_id="h", now=NOW), limit)
-    for entries in json.loads(merged).values():
+@given(access=ENTRIES, refresh=ENTRIES, limit=st.integers(0, 500))
+def test_whatever_the_entries_only_this_accounts_come_out(access: Any, refresh: Any, limit: int) -> None:
+    """Compact and trim never mix accounts, and a compact cache is its own compact form."""
+    data = json.dumps({"AccessToken": access, "RefreshToken": refresh}).encode()
+    kept = token_cache.trim(token_cache.compact(data, home_account_id="h", now=NOW), limit)
+    for entries in json.loads(kept).values():
         assert all(entry["home_account_id"] == "h" for entry in entries.values())
-    assert len(json.loads(merged).get("RefreshToken", {})) <= 1
-    assert token_cache.compact(merged, home_account_id="h", now=NOW) == merged
+    assert len(json.loads(kept).get("RefreshToken", {})) <= 1
+    assert token_cache.compact(kept, home_account_id="h", now=NOW) == kept
