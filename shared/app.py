@@ -9,6 +9,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from shared import limits
 from shared.flows.access import Access
 from shared.flows.audit import Audit
 from shared.flows.channels import Channels
@@ -75,6 +76,8 @@ def build(settings: Settings) -> App:
 
 def assemble(settings: Settings, *, sessions_table: Table, index_table: Table, check_storage: Callable[[], None]) -> App:
     """Everything for these settings and tables."""
+    # The remaining quarter of the threads is for those who wait for nobody but storage: sign-outs, whatever hangs.
+    places = limits.Places(settings.threads // 2)
     provider = Provider(
         ProviderSettings(
             authority=settings.authority,
@@ -87,7 +90,9 @@ def assemble(settings: Settings, *, sessions_table: Table, index_table: Table, c
             redirect_uri=settings.redirect_uri,
             scopes=settings.scopes,
             response_mode=settings.response_mode,
-        )
+        ),
+        places=places,
+        revocations=limits.Places(settings.threads // 4),
     )
     app = app_hash(settings)
     ring = KeyRing(settings.sealing_keys)
@@ -117,11 +122,11 @@ def assemble(settings: Settings, *, sessions_table: Table, index_table: Table, c
         provider=provider,
         sessions=sessions,
         sign_in=SignIn(site=site, provider=provider, sessions=sessions, seal=PendingSeal(ring, app), audit=audit),
-        access=Access(site=site, provider=provider, sessions=sessions, audit=audit, clock=now, waiters=settings.threads // 2),
+        access=Access(site=site, provider=provider, sessions=sessions, audit=audit, clock=now, places=places),
         sign_out=SignOut(site=site, provider=provider, sessions=sessions, audit=audit, idle=settings.idle),
         channels=Channels(site=site, provider=provider, sessions=sessions, index=index, audit=audit),
         sweep=Sweep(sessions=sessions, index=index),
-        graph=Graph(settings.graph_endpoint),
+        graph=Graph(settings.graph_endpoint, places=places),
         check_storage=check_storage,
     )
 

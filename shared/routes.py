@@ -13,6 +13,7 @@ from shared.app import App
 from shared.errors import (
     AppError,
     BadRequest,
+    Busy,
     NotSignedIn,
     ProviderFailed,
     ProviderUnavailable,
@@ -135,7 +136,7 @@ def backchannel_logout(app: App, request: Request, now: datetime) -> Response:
     except (BadRequest, TokenInvalid) as error:
         log.warning("back-channel logout refused: %s: %s", error.code, error)
         return Response.json(400, {"error": "invalid_request", "error_description": "The logout token was refused."})
-    except (StorageUnavailable, ProviderUnavailable, ProviderFailed) as error:
+    except (StorageUnavailable, ProviderUnavailable, ProviderFailed, Busy) as error:
         # Keys that are none say nothing about the token, however they fail: it has not been refused.
         log.error("back-channel logout failed: %s: %s", error.code, error)  # noqa: TRY400
         response = Response.json(503, {"error": "temporarily_unavailable"})

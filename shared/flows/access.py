@@ -7,15 +7,14 @@ refreshed is refreshed once, by whoever holds the row's lease; everybody else wa
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from shared import limits
-from shared.errors import AppError, Busy, NotSignedIn, ProviderUnavailable, RefreshTokenDead
+from shared.errors import AppError, NotSignedIn, ProviderUnavailable, RefreshTokenDead
 from shared.flows.audit import Audit
 from shared.flows.site import Site
 from shared.provider.client import Provider
@@ -85,17 +84,17 @@ class Session:
 
 
 class Access:
-    """The access flow.  ``waiters`` is how many threads may be redeeming or waiting at once: half of the pool."""
+    """The access flow.  Who redeems, or waits for somebody who does, has one of the ``places``: half of the pool."""
 
     def __init__(
-        self, *, site: Site, provider: Provider, sessions: Sessions, audit: Audit, clock: Clock, waiters: int
+        self, *, site: Site, provider: Provider, sessions: Sessions, audit: Audit, clock: Clock, places: limits.Places
     ) -> None:
         self._site = site
         self._provider = provider
         self._sessions = sessions
         self._audit = audit
         self._clock = clock
-        self._places = threading.BoundedSemaphore(max(1, waiters))
+        self._places = places
         self._shared: dict[tuple[str, ...], Future[AccessToken]] = {}
         self._lock = threading.Lock()
 
@@ -126,7 +125,7 @@ class Access:
         if token is not None:
             return token
         key = (row.account, row.id, *sorted(scopes))
-        with self._place():
+        with self._places.one():
             with self._lock:
                 shared = self._shared.get(key)
                 mine: Future[AccessToken] | None = None
@@ -151,16 +150,6 @@ class Access:
         return self._provider.token_from_cache(
             cache=row.cache, home_account_id=row.identity.home_account_id, scopes=scopes, now=self._clock()
         )
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """A place among those who redeem or wait; the other threads stay free for sign-outs."""
-        if not self._places.acquire(blocking=False):
-            raise Busy("half of the thread pool waits for tokens already")
-        try:
-            yield
-        finally:
-            self._places.release()
 
     def _wait_for(self, shared: "Future[AccessToken]") -> AccessToken:
         try:

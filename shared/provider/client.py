@@ -14,6 +14,7 @@ from urllib.parse import urlencode, urlsplit
 from shared import limits
 from shared.errors import (
     BadRequest,
+    Busy,
     ProviderFailed,
     ProviderUnavailable,
     SignInRefused,
@@ -50,11 +51,22 @@ _LONGEST_SESSION_STATE = 512
 
 
 class Provider:
-    """The configured OpenID Provider."""
+    """The configured OpenID Provider.
 
-    def __init__(self, settings: ProviderSettings) -> None:
+    ``places`` are for threads that wait for it, ``revocations`` for those that only revoke: ``Busy`` where all are taken.
+    """
+
+    def __init__(
+        self,
+        settings: ProviderSettings,
+        *,
+        places: limits.Places = limits.PLENTY,
+        revocations: limits.Places = limits.PLENTY,
+    ) -> None:
         self._settings = settings
-        self._metadata = Kept(self._fetch_metadata, max_age=METADATA_AGE, pause=30.0)
+        self._places = places
+        self._revocations = revocations
+        self._metadata = Kept(self._fetch_metadata, max_age=METADATA_AGE, pause=30.0, places=places)
         self._http = FirstUse(_http)
         self._msal = FirstUse(lambda: _msal(settings, self._http()))
         self._keys: tuple[str, Keys] | None = None
@@ -65,7 +77,7 @@ class Provider:
         """The provider's metadata, fetched at most once an hour; the old one is kept while the provider is down.
 
         Raises:
-            ProviderUnavailable, ProviderFailed: nothing is known yet and the provider does not tell.
+            ProviderUnavailable, ProviderFailed, Busy: nothing is known yet and the provider does not tell.
         """
         return self._metadata.get()
 
@@ -116,7 +128,7 @@ class Provider:
         """Starts a code flow with PKCE and a nonce.
 
         Raises:
-            ProviderUnavailable, ProviderFailed: the metadata cannot be had.
+            ProviderUnavailable, ProviderFailed, Busy: the metadata cannot be had.
         """
         metadata = self.metadata()
         return self._msal().authorization_request(
@@ -144,6 +156,7 @@ class Provider:
             BadRequest: neither code nor error.
             CodeRefused: the token endpoint refused the code.
             ProviderUnavailable, ProviderFailed: it did not answer, or not properly.
+            Busy: too many wait for it; nothing was sent.
         """
         if not hmac.compare_digest(str(flow.get("state")).encode(), answer.get("state", "").encode("utf-8", "replace")):
             raise SignInStateInvalid("state: not the one of this flow")
@@ -164,7 +177,8 @@ class Provider:
             verified = self._keys_of(metadata).verify(token, algorithms=metadata.id_token_algs)
             return tokens.id_token(verified, metadata=metadata, client_id=self._settings.client_id, nonce=nonce, now=now)
 
-        redeemed = self._msal().redeem(metadata, flow=flow, code=answer["code"], verify=verify, now=now)
+        with self._places.one():
+            redeemed = self._msal().redeem(metadata, flow=flow, code=answer["code"], verify=verify, now=now)
         claims = redeemed.claims
         if iss is not None and iss != claims.issuer:
             raise TokenInvalid("iss: the answer's and the ID token's differ")
@@ -212,10 +226,12 @@ class Provider:
             InteractionRequired: the provider wants to see the user.
             RefreshTokenDead: there is no refresh token, or the provider refused it for good.
             ProviderUnavailable, ProviderFailed: it did not answer, or not properly; the refresh token may still work.
+            Busy: too many wait for it; nothing was sent.
         """
-        return self._msal().refresh(
-            self.metadata(), cache=cache, home_account_id=home_account_id, scopes=scopes, claims=claims, now=now
-        )
+        with self._places.one():
+            return self._msal().refresh(
+                self.metadata(), cache=cache, home_account_id=home_account_id, scopes=scopes, claims=claims, now=now
+            )
 
     # -- signing out
 
@@ -226,6 +242,7 @@ class Provider:
             TokenInvalid: a check failed.
             ProviderUnavailable: its key is unknown and may not be fetched just now: the provider should try again.
             ProviderFailed: the provider's metadata or keys are none.
+            Busy: too many wait for them already.
         """
         if len(token) > tokens.LARGEST_LOGOUT_TOKEN:
             raise TokenInvalid("token: over 16 KB")
@@ -246,7 +263,7 @@ class Provider:
             try:
                 with limits.within(_END_SESSION):
                     metadata = self.metadata()
-            except (ProviderUnavailable, ProviderFailed):
+            except (ProviderUnavailable, ProviderFailed, Busy):
                 return None
         if metadata.end_session_endpoint is None:
             return None
@@ -271,11 +288,12 @@ class Provider:
 
         Raises:
             ProviderUnavailable, ProviderFailed: it did not answer, or refused; a courtesy, so the caller only logs it.
+            Busy: too many revoke already, and sign-outs need the threads.
         """
         secrets = token_cache.refresh_tokens(cache)
         if not secrets:
             return 0
-        with limits.within(limits.REVOCATION):
+        with self._revocations.one(), limits.within(limits.REVOCATION):
             endpoint = self.metadata().revocation_endpoint
             if endpoint is None:
                 return 0
@@ -296,7 +314,7 @@ class Provider:
         if kept is None or kept[0] != metadata.jwks_uri:
             from shared.provider.keys import Keys  # noqa: PLC0415 -- 120 ms, for the first token
 
-            kept = self._keys = (metadata.jwks_uri, Keys(metadata.jwks_uri, self._http().get))
+            kept = self._keys = (metadata.jwks_uri, Keys(metadata.jwks_uri, self._http().get, places=self._places))
         return kept[1]
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from shared import limits
 from shared.errors import InteractionRequired, ProviderFailed
 from shared.provider.first_use import FirstUse
 
@@ -18,8 +19,9 @@ _CLAIMS = re.compile(r'\bclaims="([A-Za-z0-9+/=_-]{1,8192})"')
 class Graph:
     """The Graph API at ``GRAPH_ENDPOINT``."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, places: limits.Places = limits.PLENTY) -> None:
         self._endpoint = endpoint
+        self._places = places
         self._http = FirstUse(_http)
 
     def me(self, token: str) -> dict[str, Any]:
@@ -29,8 +31,10 @@ class Graph:
             InteractionRequired: 401 with a claims challenge (Continuous Access Evaluation, Conditional Access, step-up).
             ProviderFailed: any other answer that is no profile.
             ProviderUnavailable: no answer in time.
+            Busy: too many wait already.
         """
-        answer = self._http().get(f"{self._endpoint}/me", headers={"Authorization": f"Bearer {token}"})
+        with self._places.one():
+            answer = self._http().get(f"{self._endpoint}/me", headers={"Authorization": f"Bearer {token}"})
         if answer.status_code == 401:  # noqa: PLR2004 - Unauthorized
             raise InteractionRequired("Graph refused the token", claims=challenge(answer.headers.get("www-authenticate", "")))
         try:

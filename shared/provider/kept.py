@@ -28,13 +28,21 @@ class Kept(Generic[T]):
     """A value of type ``T`` from ``fetch``, which raises ``ProviderUnavailable`` or ``ProviderFailed``.
 
     ``max_age`` and ``pause`` are seconds: how long a value serves, and how long after a fetch for a newer value no other
-    one is made: a fetch in the ordinary course does not count, so that a rotated key is found at once.  Safe for threads.
+    one is made: a fetch in the ordinary course does not count, so that a rotated key is found at once.  Who cannot go on
+    without a value fetches it, or waits for it, in one of the ``places``.  Safe for threads.
     """
 
     def __init__(
-        self, fetch: Callable[[], T], *, max_age: float, pause: float, clock: Callable[[], float] = time.monotonic
+        self,
+        fetch: Callable[[], T],
+        *,
+        max_age: float,
+        pause: float,
+        places: limits.Places = limits.PLENTY,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
+        self._places = places
         self._max_age = max_age
         self._pause = pause
         self._clock = clock
@@ -53,6 +61,7 @@ class Kept(Generic[T]):
 
         Raises:
             ProviderUnavailable, ProviderFailed: there is none and it cannot be had.
+            Busy: too many wait for it already.
         """
         value = self._value
         if value is not None and self._clock() - value[0] < self._max_age:
@@ -75,8 +84,9 @@ class Kept(Generic[T]):
         Raises:
             ProviderUnavailable: a newer value was wanted less than the pause ago, or the provider does not answer.
             ProviderFailed: it did not answer properly.
+            Busy: too many wait for it already.
         """
-        with self._alone():
+        with self._places.one(), self._alone():
             value = self._value
             if value is not None and value[1] is not than:
                 return value[1]
@@ -86,7 +96,10 @@ class Kept(Generic[T]):
             return self._ask()
 
     def confirm(self, max_age: float) -> T:
-        """The value, fetched no longer than ``max_age`` seconds ago.  Raises as ``get`` does, old value or not."""
+        """The value, fetched no longer than ``max_age`` seconds ago, for whoever wants to know how things are.
+
+        Raises as ``get`` does, old value or not; it needs no place.
+        """
         value = self._value
         if value is not None and self._clock() - value[0] < max_age:
             return value[1]
@@ -95,7 +108,7 @@ class Kept(Generic[T]):
             return self._ask()
 
     def _first(self) -> T:
-        with self._alone():
+        with self._places.one(), self._alone():
             if self._value is not None:
                 return self._value[1]
             self._raise_recent_failure()

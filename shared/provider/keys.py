@@ -13,6 +13,7 @@ from typing import Any
 
 import jwt
 
+from shared import limits
 from shared.errors import ProviderFailed, TokenInvalid
 from shared.provider.kept import Kept
 from shared.provider.values import Verified
@@ -31,10 +32,10 @@ Jwk = Mapping[str, Any]
 
 
 class Keys:
-    """The keys at ``jwks_uri``, fetched by ``get`` (``Http.get``) and kept; safe for threads."""
+    """The keys at ``jwks_uri``, fetched by ``get`` (``Http.get``) in one of the ``places``, and kept; safe for threads."""
 
-    def __init__(self, jwks_uri: str, get: Callable[[str], Any]) -> None:
-        self._kept = Kept(lambda: _fetch(jwks_uri, get), max_age=MAX_AGE, pause=REFETCH_PAUSE)
+    def __init__(self, jwks_uri: str, get: Callable[[str], Any], *, places: limits.Places = limits.PLENTY) -> None:
+        self._kept = Kept(lambda: _fetch(jwks_uri, get), max_age=MAX_AGE, pause=REFETCH_PAUSE, places=places)
         self._jws = jwt.PyJWS(algorithms=ALGORITHMS, options={"enforce_minimum_key_length": True, "verify_signature": True})
 
     def verify(self, token: str, *, algorithms: tuple[str, ...] = (), largest: int = LARGEST_TOKEN) -> Verified:
@@ -44,6 +45,7 @@ class Keys:
             TokenInvalid: no well-formed token, or none that a key of the provider signed.
             ProviderUnavailable: its key is unknown and the keys cannot be fetched just now.
             ProviderFailed: the keys are no keys.
+            Busy: too many wait for them already.
         """
         if len(token) > largest:
             raise TokenInvalid(f"token: over {largest} characters")

@@ -11,7 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urljoin
 
@@ -39,6 +40,7 @@ class World:
     """The app behind whose back the provider fails."""
 
     app: App
+    stack: Stack
     provider: Provider
     proxy: ProviderProxy
     fresh: Iterator[str]
@@ -64,7 +66,7 @@ def world(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 statuses=(401,),
             )
             UserAgent().sign_in(app.url)  # the first write makes the tables
-            yield World(app=app, provider=provider, proxy=proxy, fresh=iter(app.urls[1:]))
+            yield World(app=app, stack=stack, provider=provider, proxy=proxy, fresh=iter(app.urls[1:]))
         finally:
             stack.stop()
             launched.stop()
@@ -356,3 +358,55 @@ def test_a_provider_that_keeps_us_waiting_is_given_up_in_time(world: World) -> N
     # A connection for the keys comes after others.
     cases += [(jwks(world, fault), fault) for fault in SLOW if fault != "mute"]
     met(world, cases, together=True)
+
+
+@pytest.fixture
+def few(world: World) -> World:
+    """Two processes of eight threads, of which the second knows nothing of the provider yet."""
+    eight = {"PYTHON_THREADPOOL_THREAD_COUNT": "8"}
+    app = world.stack.start_app(eight, backchannel=True, processes=2, ready="/auth/me", statuses=(401,))
+    return replace(world, app=app, fresh=iter(app.urls[1:]))
+
+
+def test_a_hanging_provider_leaves_threads_for_sign_outs(few: World) -> None:
+    """Whatever hangs, half of the pool waits: the rest of those get 503 at once, and a sign-out takes its usual time."""
+    url, fresh = few.app.url, next(few.fresh)
+    leaving = [Person(few) for _ in range(4)]
+    staying = [Person(few, due=number % 2 == 0) for number in range(8)]
+    newcomers = [Newcomer(few) for _ in range(4)]
+    token = few.provider.logout_token(client_id=few.app.client_id, sid=staying[0].sid)
+    acts = [one.profile for one in staying] + [one.arrive for one in newcomers]
+    for _ in range(6):
+        acts += [lambda: UserAgent().open(f"{fresh}/auth/login", follow=False), lambda: send(fresh, token)]
+    few.proxy.reset()
+    with ExitStack() as faults, ThreadPoolExecutor(len(acts)) as pool:
+        for call in ("code", "refresh", "graph", "discovery"):
+            faults.enter_context(few.proxy.failing(call, "hang"))
+        waiting = [pool.submit(act) for act in acts]
+        time.sleep(1)
+        for one, origin in zip(leaving, [url, fresh] * 2, strict=True):
+            began = time.monotonic()
+            assert one.logout(origin).status == 303
+            assert time.monotonic() - began < 3
+            assert not one.signed_in()
+        pages = [one.result() for one in waiting]
+    counts = few.proxy.counts()
+    assert counts["discovery"] == 1
+    assert sum(counts.get(call, 0) for call in ("code", "refresh", "graph")) == 4
+    assert {page.status for page in pages} == {503}
+    assert sum("busy" in page.text for page in pages[: len(staying) + len(newcomers)]) == 8
+    assert all(one.signed_in() for one in staying)
+    assert {one.profile().status for one in staying} == {200}
+    assert {one.arrive().status for one in newcomers} == {303}
+
+
+def test_hanging_revocations_leave_threads_for_sign_outs(few: World) -> None:
+    """A quarter of the pool revokes; the others' sign-outs do not wait for the courtesy."""
+    leaving = [Person(few) for _ in range(12)]
+    few.proxy.reset()
+    with few.proxy.failing("revocation", "hang"), ThreadPoolExecutor(len(leaving)) as pool:
+        pages = list(pool.map(Person.logout, leaving))
+    assert {page.status for page in pages} == {303}
+    assert not any(one.signed_in() for one in leaving)
+    # Two at once, and in two seconds all the others are through, however busy this machine is.
+    assert few.proxy.counts()["revocation"] < len(leaving) / 2

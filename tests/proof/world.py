@@ -26,7 +26,6 @@ from shared.flows.sign_out import SignOut
 from shared.flows.site import Site
 from shared.flows.sweep import Sweep
 from shared.limits import Places
-from shared.limits import Places
 from shared.store import sealing
 from shared.store.index import Index, in_turn, oid_key, sid_key, sub_key
 from shared.store.rows import Claim, secret_hash
