@@ -42,8 +42,10 @@ class Store:
         self.sweep = Sweep(sessions=self.sessions, index=self.index)
 
     def sign_in(self, account: str = "a.t", *, now: datetime = START, **changes: Any) -> tuple[SessionRow, Claim]:
+        """The session as it is stored, and what its cookie claims."""
         row, _ = self.sessions.create(new_session(account, now=now, **changes), now=now)
-        return row, Claim(account=account, session_id=row.id, secret_hash=row.secret_hash)
+        claim = Claim(account=account, session_id=row.id, secret_hash=row.secret_hash)
+        return self.sessions.read(claim) or row, claim
 
     def meddled(self, *, before: "Sequence[Act]" = (), after: "Sequence[Act]" = (), index: bool = False) -> "Store":
         """The same store as another process sees it, in which others act around each write of the sessions (or index) table."""
