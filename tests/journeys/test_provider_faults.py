@@ -13,21 +13,25 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
 import pytest
 
 from dev import stack as local
+from dev.stack import Azurite
 from shared import limits
 from shared.provider.kept import AFTER_FAILURE
 from tests.support.provider_proxy import QUICK, SLOW, ProviderProxy
-from tests.support.stack import App, Azurite, Provider, Stack
+from tests.support.stack import App, Provider, Stack
 from tests.support.user_agent import Page, UserAgent
 
 pytestmark = pytest.mark.stack
 
 FULL = os.environ.get("FAULTS") == "full"
+EVERYWHERE = (*QUICK, *SLOW) if FULL else ("drop", "500", "hang")
+"""Faults that every route meets."""
 NO_ANSWER = {"refused", "drop", "lost", "cut", "no_line_end", *SLOW}
 SLACK = 5.0
 """Seconds that a busy machine may add."""
@@ -61,7 +65,7 @@ def world(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             app = stack.start_app(
                 {"SIGN_OUT_SCOPE": "session"},
                 backchannel=True,
-                processes=1 + len(QUICK) + 2 * len(SLOW),
+                processes=1 + len(QUICK) + 2 * len(SLOW) + len(EVERYWHERE),
                 ready="/auth/me",
                 statuses=(401,),
             )
@@ -90,7 +94,7 @@ class Person:
             world.provider.switch(access_token_ttl=3600)
         found = self.agent.fetch(f"{world.app.url}/auth/me").json()
         self.account: str = found["account"]
-        self.sub: str = found["sub"]
+        self.id: str = found["session"]["id"]
         self.cookie = self.agent.cookies["session"].value
         self.sid: str = next(s["clients"][world.app.client_id] for s in world.provider.sessions(self.login))
 
@@ -218,21 +222,66 @@ def graph(world: World, fault: str) -> Case:
     assert person.profile().status == 200
 
 
-def revocation(world: World, fault: str) -> Case:
-    """``/auth/logout``: it is done, whatever becomes of the courtesy."""
+def revocation(world: World, fault: str, way: str = "POST /auth/logout") -> Case:
+    """Any way to sign out that revokes: it is done, whatever becomes of the courtesy."""
     person = Person(world)
-    page = yield "revocation", person.logout
-    assert page.status == 303
-    assert (page.header("location") or "").startswith(world.provider.browser)
-    assert "session" not in person.agent.cookies
+    page = yield "revocation", lambda: WAYS_OUT[way](world.app.url, person)
+    assert page.status == (303 if "/auth/logout" in way or "form" in way else 200)
+    if "/auth/logout" in way:
+        assert (page.header("location") or "").startswith(world.provider.browser)
+    assert ("session" in person.agent.cookies) is ("admin" in way)
     assert not person.signed_in()
     assert [row["RowKey"] for row in stored(world.app, person.account) if "SecretHash" in row] == []
     person.agent.sign_in(world.app.url, person.login, return_to="/auth/logged-out")
     assert "session" in person.agent.cookies
 
 
+WAYS_OUT: Mapping[str, Callable[[str, Person], Page]] = {
+    "POST /auth/logout": lambda url, person: person.logout(url),
+    "GET /auth/logout": lambda url, person: person.agent.request("GET", f"{url}/auth/logout", initiator=f"{url}/"),
+    "DELETE /auth/sessions": lambda url, person: person.agent.fetch(f"{url}/auth/sessions", "DELETE"),
+    "DELETE /auth/sessions/{id}": lambda url, person: person.agent.fetch(f"{url}/auth/sessions/{person.id}", "DELETE"),
+    "form /auth/sessions/end": lambda url, person: person.agent.request(
+        "POST", f"{url}/auth/sessions/end", initiator=f"{url}/", form={"all": "1"}
+    ),
+    "POST /auth/admin/sign-out": lambda url, person: UserAgent().fetch(
+        f"{url}/auth/admin/sign-out", "POST", json_body={"account": person.account}
+    ),
+}
+
+
 def discovery(world: World, fault: str) -> Case:
-    """``/auth/login`` at a process that knows nothing yet, and every other route beside it."""
+    """``/auth/login`` at a process that knows nothing yet; when it does, it is the keys that fail."""
+    url = next(world.fresh)
+    failed((yield "discovery", lambda: UserAgent().open(f"{url}/auth/login", follow=False)), fault)
+    page = yield "", lambda: UserAgent().open(f"{url}/auth/login", follow=False)
+    assert page.status == 302
+    if fault in QUICK:
+        yield from jwks(world, fault, url)
+
+
+def jwks(world: World, fault: str, url: str = "") -> Case:
+    """``/auth/callback`` at a process that has no keys yet, and back-channel logout beside it."""
+    url = url or next(world.fresh)
+    newcomer, told = Newcomer(world), Person(world)
+    token = world.provider.logout_token(client_id=world.app.client_id, sid=told.sid)
+    before = stored(world.app, told.account)
+    assert UserAgent().open(f"{url}/auth/login", follow=False).status == 302
+    failed((yield "jwks", lambda: newcomer.arrive(url)), fault)
+    with world.proxy.failing("jwks", fault if fault in QUICK else "500"):
+        assert send(url, token).status == 503
+    assert stored(world.app, told.account) == before
+    assert stored(world.app, newcomer.account) == []
+    again = Newcomer(world)
+    page = yield "", lambda: again.arrive(url)
+    assert page.status == 303
+    assert "session" in again.agent.cookies
+    assert send(url, token).status == 200
+    assert not told.signed_in()
+
+
+def every_route(world: World, fault: str) -> Case:
+    """A process that knows nothing yet: who is signed in goes on, every way to sign out works, the rest says when to come back."""
     url = next(world.fresh)
     person, due, leaving, framed, told = (Person(world, due=number == 1) for number in range(5))
     newcomer = Newcomer(world)
@@ -257,36 +306,13 @@ def discovery(world: World, fault: str) -> Case:
     assert [leaving.signed_in(), framed.signed_in()] == [False, False]
     assert [stored(world.app, one.account) for one in (person, due, told)] == before
     assert stored(world.app, newcomer.account) == []
-    page = yield "", lambda: UserAgent().open(f"{url}/auth/login", follow=False)
-    assert page.status == 302
-    if fault in QUICK:
-        yield from jwks(world, fault, url)
-    assert newcomer.arrive(url).status == 303
+    page = yield "", lambda: newcomer.arrive(url)
+    assert page.status == 303
     assert "session" in newcomer.agent.cookies
     assert due.profile(url).status == 200
     assert send(url, token).status == 200
     assert not told.signed_in()
     assert UserAgent().fetch(f"{url}/health").status == 200
-
-
-def jwks(world: World, fault: str, url: str = "") -> Case:
-    """``/auth/callback`` at a process that has no keys yet, and back-channel logout beside it."""
-    url = url or next(world.fresh)
-    newcomer, told = Newcomer(world), Person(world)
-    token = world.provider.logout_token(client_id=world.app.client_id, sid=told.sid)
-    before = stored(world.app, told.account)
-    assert UserAgent().open(f"{url}/auth/login", follow=False).status == 302
-    failed((yield "jwks", lambda: newcomer.arrive(url)), fault)
-    with world.proxy.failing("jwks", fault if fault in QUICK else "500"):
-        assert send(url, token).status == 503
-    assert stored(world.app, told.account) == before
-    assert stored(world.app, newcomer.account) == []
-    again = Newcomer(world)
-    page = yield "", lambda: again.arrive(url)
-    assert page.status == 303
-    assert "session" in again.agent.cookies
-    assert send(url, token).status == 200
-    assert not told.signed_in()
 
 
 def send(url: str, token: str) -> Page:
@@ -319,9 +345,12 @@ def met(world: World, cases: list[tuple[Case, str]], *, together: bool = False) 
 
 
 def _meet(world: World, fault: str, call: str, act: Callable[[], Page]) -> Page:
-    began = time.monotonic()
-    page = world.proxy.during(call, fault, act) if call else act()
-    assert time.monotonic() - began < (limits.REVOCATION if call == "revocation" else limits.PROVIDER) + SLACK
+    def timed() -> tuple[Page, float]:
+        began = time.monotonic()
+        return act(), time.monotonic() - began
+
+    page, seconds = world.proxy.during(call, fault, timed) if call else timed()
+    assert seconds < (limits.REVOCATION if call == "revocation" else limits.PROVIDER) + SLACK
     return page
 
 
@@ -336,28 +365,33 @@ WARM: Mapping[str, Callable[[World, str], Case]] = {
     "code": code,
     "refresh": refresh,
     "graph": graph,
-    "revocation": revocation,
+    **{way: partial(revocation, way=way) for way in (WAYS_OUT if FULL else ["POST /auth/logout"])},
 }
 
 
 @pytest.mark.parametrize("fault", QUICK)
-@pytest.mark.parametrize("call", WARM)
-def test_a_fault_is_an_error_and_nothing_else(world: World, call: str, fault: str) -> None:
-    """The documented status, what is stored is as it was, and the next try succeeds; a sign-out is done."""
-    met(world, [(WARM[call](world, fault), fault)])
+@pytest.mark.parametrize("case", WARM)
+def test_a_fault_is_an_error_and_nothing_else(world: World, case: str, fault: str) -> None:
+    """The documented status, what is stored is as it was, and the next try succeeds; a sign-out is done all the same."""
+    met(world, [(WARM[case](world, fault), fault)])
 
 
 def test_a_process_that_knows_nothing_yet_survives_a_fault(world: World) -> None:
     """Signed-in users go on, every way to sign out works, the rest says when to come back; and later it works."""
-    met(world, [(discovery(world, fault), fault) for fault in QUICK])
+    met(world, [(case(world, fault), fault) for fault in QUICK for case in cold(fault)])
 
 
 def test_a_provider_that_keeps_us_waiting_is_given_up_in_time(world: World) -> None:
     """All the same, after no more than ten seconds, or two where a user waits to be signed out."""
-    cases = [(case(world, fault), fault) for fault in SLOW for case in (*WARM.values(), discovery)]
+    cases = [(case(world, fault), fault) for fault in SLOW for case in (*WARM.values(), *cold(fault))]
     # A connection for the keys comes after others.
     cases += [(jwks(world, fault), fault) for fault in SLOW if fault != "mute"]
     met(world, cases, together=True)
+
+
+def cold(fault: str) -> list[Callable[[World, str], Case]]:
+    """The cases that need a process of their own."""
+    return [discovery, every_route] if fault in EVERYWHERE else [discovery]
 
 
 @pytest.fixture
@@ -375,7 +409,7 @@ def test_a_hanging_provider_leaves_threads_for_sign_outs(few: World) -> None:
     staying = [Person(few, due=number % 2 == 0) for number in range(8)]
     newcomers = [Newcomer(few) for _ in range(4)]
     token = few.provider.logout_token(client_id=few.app.client_id, sid=staying[0].sid)
-    acts = [one.profile for one in staying] + [one.arrive for one in newcomers]
+    acts: list[Callable[[], Page]] = [*(one.profile for one in staying), *(one.arrive for one in newcomers)]
     for _ in range(6):
         acts += [lambda: UserAgent().open(f"{fresh}/auth/login", follow=False), lambda: send(fresh, token)]
     few.proxy.reset()
