@@ -18,8 +18,8 @@ from shared.store.table import Row, Value
 ACCOUNT_ROW = "!"
 PART = 60_000
 """Bytes of one sealed part: a property holds 64 KiB."""
-CACHE_LIMIT = 14 * (PART - OVERHEAD)
-"""Bytes of a token cache before sealing: an entity holds 1 MiB and the rest of the row needs its share."""
+CACHE_LIMIT = 12 * (PART - OVERHEAD)
+"""Bytes of a token cache before sealing: an entity holds 1 MiB (Azurite counts base64), and the rest has its share."""
 ID_TOKEN_LIMIT = 6 * 1024
 """Bytes; a longer ID token would not fit into the ``id_token_hint`` of a URL and is not kept."""
 

@@ -4,9 +4,11 @@ Sign-in and session first, then the ways to sign out.  Where a promise has its m
 that one leaves open.
 """
 
+import base64
 import http.client
 import json
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +24,7 @@ from shared.app import App as Built
 from shared.app import app_hash, build
 from shared.flows.pending import Pending, PendingSeal
 from shared.settings import load
-from shared.store.rows import Claim, SessionRow, secret_hash
+from shared.store.rows import CACHE_LIMIT, Claim, SessionRow, secret_hash
 from shared.store.sealing import KeyRing
 from shared.web.cookies import SessionCookie
 from tests.support.stack import App, Azurite, Provider, Stack
@@ -368,3 +370,360 @@ def test_two_callbacks_at_once_leave_one_session(app: App) -> None:
         agent.cookies.put(app.url, "session", winner.encode())
         # The doubled answer's session is of another browser, as the provider sees it.
         assert len([key for key in left(app, winner.account)[0] if key != "!"]) == 2
+
+
+# -- a session in use
+
+
+def test_a_cache_near_a_megabyte_is_kept_and_used(app: App, provider: Provider) -> None:
+    """A hundred access tokens up to the cap: read, refreshed, written back without the oldest of them, and gone at last."""
+    agent = signed_in(app)
+    row = row_of(app, agent)
+    assert row is not None
+    cache = json.loads(row.cache)
+    (key, token), refresh = next(iter(cache["AccessToken"].items())), cache["RefreshToken"]
+    entry = {**token, "expires_on": str(int(time.time()) + 3600)}
+    each = (CACHE_LIMIT - len(row.cache)) // 100 - len(
+        json.dumps({key + "-99": {**entry, "secret": "", "target": "scope-99"}})
+    )
+    cache["AccessToken"] = {
+        f"{key}-{n}": {**entry, "target": f"scope-{n}", "secret": secrets.token_hex(each // 2)} for n in range(100)
+    }
+    large = json.dumps(cache, separators=(",", ":")).encode()
+    assert 0.97 * CACHE_LIMIT < len(large) <= CACHE_LIMIT
+    store = built(app).sessions
+    leased = store.take_lease(row, now=datetime.now(UTC))
+    assert leased is not None
+    store.write_tokens(leased, large)
+    provider.switch(access_token_bytes=7000)
+    with provider.counting() as counted:
+        assert [agent.fetch(f"{app.url}/api/profile").status for _ in range(2)] == [200, 200]
+    assert counted["token"]["refresh_token"] == 1
+    after = row_of(app, agent)
+    assert after is not None
+    kept = json.loads(after.cache)
+    assert len(after.cache) <= CACHE_LIMIT
+    assert 90 < len(kept["AccessToken"]) <= 101
+    assert len(kept["RefreshToken"]) == len(refresh) == 1
+    assert logout(app, agent).status == 303
+    assert left(app, after.account) == EMPTY
+
+
+def test_a_guess_costs_one_point_read_and_learns_nothing(back: App, proxy: StorageProxy) -> None:
+    """A wrong secret, an id of nobody, an account of nobody: the same answer for the same one read, never a scan or a write."""
+    agent = signed_in(back)
+    good = cookie_of(agent)
+    guesses = [
+        SessionCookie(account=good.account, session_id=good.session_id, secret=secrets.token_urlsafe(32)),
+        SessionCookie(account=good.account, session_id=secrets.token_urlsafe(16), secret=good.secret),
+        SessionCookie(account="nobody.nowhere", session_id=good.session_id, secret=good.secret),
+    ]
+    answers = set()
+    for guess in guesses:
+        proxy.reset()
+        page = UserAgent().request("GET", f"{back.url}/auth/me", headers={"Cookie": f"session={guess.encode()}"})
+        assert proxy.counts() == {"read sessions": 1}
+        headers = sorted((k.lower(), v) for k, v in page.headers if k.lower() != "date")
+        answers.add((page.status, page.body, str(headers)))
+    assert len(answers) == 1
+    proxy.reset()
+    for nothing in ("", "x" * 10_000, "a'b", good.encode().upper()):
+        UserAgent().request("GET", f"{back.url}/auth/me", headers={"Cookie": f"session={nothing}"})
+    assert proxy.counts() == {}
+    assert live(back, agent)
+
+
+@pytest.mark.parametrize("changed", [{"KeyId": "newer"}, {"V": 99}, {"App": "somebody-elses"}], ids=str)
+def test_what_a_newer_release_wrote_is_not_touched(app: App, changed: dict[str, Any]) -> None:
+    """Byte for byte, on every route that looks at a session; and the cookie stays in the browser."""
+    agent = signed_in(app)
+    edit(app, agent, **changed)
+    before = rows(app)
+    for path in ("/auth/me", "/auth/sessions", "/api/profile", "/"):
+        page = agent.fetch(f"{app.url}{path}")
+        assert (page.status, page.set_cookies) == (200 if path == "/" else 401, [])
+    assert agent.fetch(f"{app.url}/auth/sessions/{cookie_of(agent).session_id}", "DELETE").status == 401
+    assert rows(app) == before
+
+
+def test_apps_that_share_tables_share_no_sign_out(stack: Stack) -> None:
+    """One's sign-out, by user, by frame or by its administrator, neither ends nor refuses anything of the other's."""
+    shared = {"TOKEN_STORE_TABLE_PREFIX": f"both{secrets.token_hex(3)}", "SEALING_KEYS": "k:" + secrets.token_urlsafe(32)}
+    one, two = stack.start_app(shared), stack.start_app(shared)
+    login = name()
+    agent, theirs = signed_in(one, login), signed_in(two, login)
+    account = account_of(agent)
+    assert account == account_of(theirs)
+    under_way = UserAgent()
+    fields = answer(under_way, two, login)
+    row = row_of(two, theirs)
+    assert row is not None
+    assert row.identity.sid is not None
+    before = [e.metadata["etag"] for e in two.entities("sessions") if e["RowKey"] == row.id]
+    UserAgent().frame(f"{one.url}/auth/frontchannel-logout?sid={row.identity.sid}", inside="http://127.0.0.1:1/")
+    assert live(one, agent)
+    body = json.dumps([{"account": account}, {"oid": "o", "tid": "t"}]).encode()
+    ended = UserAgent().request(
+        "POST", f"{one.url}/auth/admin/sign-out", headers={"Content-Type": "application/json", "Accept": "application/json"}, body=body
+    )  # fmt: skip
+    assert ended.json()["ended"] == 1
+    assert logout(one, signed_in(one, login)).status == 303
+    assert [e.metadata["etag"] for e in two.entities("sessions") if e["RowKey"] == row.id] == before
+    assert live(two, theirs)
+    assert post(under_way, two, fields).status == 303
+    assert len(theirs.fetch(f"{two.url}/auth/sessions").json()["sessions"]) == 2
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["refused", "never given"])
+def test_without_a_refresh_token_a_session_ends_with_its_access_token(app: App, provider: Provider, missing: bool) -> None:
+    """A person is sent to sign in again and comes back; row and index rows are gone before that."""
+    provider.switch(access_token_ttl=60, omit_refresh_token=missing)
+    agent = signed_in(app)
+    account = account_of(agent)
+    provider.switch(access_token_ttl=3600, omit_refresh_token=False, token_refresh="400")
+    page = agent.open(f"{app.url}/api/profile", follow=False)
+    assert page.status == 302
+    assert (page.header("location") or "").startswith(provider.browser)
+    assert left(app, account) == EMPTY
+    page = agent.open(f"{app.url}/api/profile")
+    assert (page.status, page.url) == (200, f"{app.url}/api/profile")
+
+
+def test_slow_storage_is_only_slow(back: App, proxy: StorageProxy) -> None:
+    """A second's delay of each answer signs nobody in or out."""
+    agent = signed_in(back)
+    proxy.fail("delay", seconds=1, times=1)
+    assert live(back, agent)
+    proxy.fail("delay", seconds=1, kind="delete", times=1)
+    assert logout(back, agent).status == 303
+    assert not live(back, agent)
+
+
+# -- signing out while something is under way
+
+
+def until(true: Callable[[], Any], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.01)
+
+
+def test_a_late_refresh_brings_nothing_back(app: App, provider: Provider) -> None:
+    """Tokens that come from the provider after the sign-out are dropped: no row, no cookie, on the answer's way either."""
+    provider.switch(access_token_ttl=60)
+    agent = signed_in(app)
+    account, session = account_of(agent), agent.cookies["session"].value
+    provider.switch(token_refresh="slow", slow_seconds=1)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(
+            UserAgent().request, "GET", f"{app.url}/api/profile", mode="cors", dest="empty",
+            headers={"Accept": "application/json", "Cookie": f"session={session}"},
+        )  # fmt: skip
+        until(lambda: provider.counters()["token"]["refresh_token"] == 1)
+        assert logout(app, agent).status == 303
+        assert not late.done()
+        page = late.result()
+    assert (page.status, page.set_cookies) == (401, [])
+    assert left(app, account) == EMPTY
+
+
+def test_a_late_slide_brings_nothing_back(back: App, proxy: StorageProxy) -> None:
+    """The write that moves the idle limit arrives after the deletion: nothing is written, nobody is signed in by it."""
+    agent = signed_in(back)
+    account, session = account_of(agent), agent.cookies["session"].value
+    edit(back, agent, IdleExpiresAt=datetime.now(UTC) + timedelta(minutes=30))
+    proxy.reset()
+    proxy.fail("delay", kind="merge", table="sessions", seconds=1)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(UserAgent().request, "GET", f"{back.url}/auth/me", headers={"Cookie": f"session={session}"})
+        until(lambda: "merge sessions" in proxy.counts())
+        assert logout(back, agent).status == 303
+        assert not late.done()
+        page = late.result()
+    assert (page.status, page.set_cookies) == (401, [])
+    assert left(back, account) == EMPTY
+
+
+def test_a_late_callback_brings_nothing_back(app: App, provider: Provider) -> None:
+    """The sign-out comes while the code is being redeemed: the sign-in is refused, no cookie, and nothing is left of it."""
+    login = name()
+    agent, slow = signed_in(app, login), UserAgent()
+    account = account_of(agent)
+    fields = answer(slow, app, login)
+    provider.switch(token_endpoint="slow", slow_seconds=1)
+    before = provider.counters()["token"]["authorization_code"]
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(post, slow, app, fields)
+        until(lambda: provider.counters()["token"]["authorization_code"] == before + 1)
+        assert logout(app, agent).status == 303
+        assert not late.done()
+        page = late.result()
+    assert (page.status, "signed_out_meanwhile" in page.text, sets_a_session(page)) == (409, True, False)
+    assert left(app, account) == EMPTY
+
+
+def test_a_hint_that_is_too_long_for_an_address_is_left_out(app: App, provider: Provider) -> None:
+    """An ID token of 200 groups is over 6 KB: it is not even kept, and the user is led to the provider without it."""
+    groups = [f"{n:08d}-aaaa-4bbb-8ccc-dddddddddddd" for n in range(200)]
+    provider.switch(id_token={"claims": {"groups": groups}})
+    agent = signed_in(app)
+    row = row_of(app, agent)
+    assert row is not None
+    assert row.identity.id_token is None
+    location = logout(app, agent).header("location") or ""
+    assert "id_token_hint" not in location
+    assert len(location) < 2000
+    assert agent.open(location).status == 200
+    assert left(app, row.account) == EMPTY
+
+
+# -- front-channel
+
+
+def frame(app: App, query: str, method: str = "GET") -> Page:
+    return UserAgent().request(
+        method, f"{app.url}/auth/frontchannel-logout{query}", initiator="http://127.0.0.1:1/", dest="iframe"
+    )
+
+
+def sid_of(app: App, agent: UserAgent) -> str:
+    row = row_of(app, agent)
+    assert row is not None
+    assert row.identity.sid is not None
+    return row.identity.sid
+
+
+def test_fifty_frames_at_once_are_one_sign_out(app: App) -> None:
+    """Each is told the same; what is left is what one of them would have left, and it is recorded once as one session."""
+    agent = signed_in(app)
+    account, sid = account_of(agent), sid_of(app, agent)
+    before = len(app.logs())
+    pages = at_once(*[lambda: frame(app, f"?sid={sid}")] * 50)
+    assert {(page.status, page.body) for page in pages} == {(200, frame(app, "?sid=nobody").body)}
+    assert left(app, account) == EMPTY
+    records = [line for line in app.logs()[before:].splitlines() if '"front_channel"' in line]
+    assert sum(json.loads(line[line.index("{") :])["sessions_ended"] for line in records) == 1
+
+
+def test_what_is_no_front_channel_request_changes_nothing(app: App) -> None:
+    """Other methods and endless names, with the ``sid`` of a session that is there."""
+    agent = signed_in(app)
+    sid = sid_of(app, agent)
+    before = rows(app)
+    for method in ("HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+        page = frame(app, f"?sid={sid}", method)
+        assert (page.status in (200, 204, 404), page.set_cookies) == (True, [])
+    assert frame(app, f"?sid={sid}{'x' * 10_000}").status == 414
+    assert frame(app, f"?sid={sid}&iss={'x' * 5000}").status == 200
+    assert rows(app) == before
+    assert live(app, agent)
+
+
+# -- back-channel
+
+
+def send(app: App, token: str) -> Page:
+    """The provider's own request: no browser, no cookies."""
+    headers = {"Accept": "", "Sec-Fetch-Mode": "", "Sec-Fetch-Dest": "", "Sec-Fetch-Site": ""}
+    return UserAgent().request("POST", f"{app.url}/auth/backchannel-logout", headers=headers, form={"logout_token": token})
+
+
+def test_real_tokens_of_another_kind_end_nothing(back: App, provider: Provider) -> None:
+    """The session's own ID, access and refresh token, an ID token with a logout's event in it: 400, everything as it was."""
+    agent = signed_in(back)
+    row = row_of(back, agent)
+    assert row is not None
+    assert row.identity.id_token is not None
+    cache = json.loads(row.cache)
+    others = [entry["secret"] for kind in ("AccessToken", "RefreshToken") for entry in cache[kind].values()]
+    claims = json.loads(base64.urlsafe_b64decode(row.identity.id_token.split(".")[1] + "=="))
+    events = {"http://schemas.openid.net/event/backchannel-logout": {}}
+    dressed = provider.logout_token(client_id=back.client_id, claims={**claims, "events": events})
+    before = rows(back)
+    for token in (row.identity.id_token, *others, dressed):
+        page = send(back, token)
+        assert (page.status, page.json()["error"], page.header("cache-control")) == (400, "invalid_request", "no-store")
+    assert rows(back) == before
+    assert live(back, agent)
+
+
+def test_no_address_in_a_token_is_ever_called(back: App, provider: Provider) -> None:
+    """Somebody listens at ``jku`` and ``x5u``, and nobody comes."""
+    agent = signed_in(back)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/keys"
+        header = {"jku": url, "x5u": url, "jwk": {"kty": "oct", "k": "AAAA"}, "kid": secrets.token_hex(4)}
+        token = provider.logout_token(client_id=back.client_id, sid=sid_of(back, agent), header=header, key="unknown")
+        assert send(back, token).status in (400, 503)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    assert live(back, agent)
+
+
+@pytest.mark.parametrize("typ", ["logout+jwt", "application/logout+jwt", "JWT", None])
+def test_older_providers_types_are_taken(back: App, provider: Provider, typ: str | None) -> None:
+    """The final type, that of any token, and none."""
+    agent = signed_in(back)
+    token = provider.logout_token(client_id=back.client_id, sid=sid_of(back, agent), header={"typ": typ})
+    assert (send(back, token).status, live(back, agent)) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [("index", "read"), ("index", "list"), ("index", "upsert"), ("index", "insert"), ("sessions", "read"), ("sessions", "delete")],
+)  # fmt: skip
+def test_a_logout_that_storage_failed_is_never_a_success(
+    back: App, proxy: StorageProxy, provider: Provider, table: str, kind: str
+) -> None:
+    """The store of used tokens among them: 503, and the same token works when storage is back; after that it has acted."""
+    agent = signed_in(back)
+    token = provider.logout_token(client_id=back.client_id, sid=sid_of(back, agent))
+    proxy.fail("503", table=table, kind=kind, times=None)
+    page = send(back, token)
+    proxy.reset()
+    assert (page.status, page.header("retry-after"), page.header("cache-control")) == (503, "5", "no-store")
+    assert send(back, token).status == 200
+    assert not live(back, agent)
+    before = rows(back)
+    assert send(back, token).status == 400
+    assert rows(back) == before
+
+
+def test_a_sign_in_under_way_is_refused_by_its_sid(back: App, provider: Provider) -> None:
+    """The provider's session is named before ours is there: what comes to the callback afterwards is too old."""
+    login = name()
+    agent = signed_in(back, login)
+    account, sid = account_of(agent), sid_of(back, agent)
+    fields = answer(agent, back, login)  # the same session at the provider, hence the same sid
+    assert send(back, provider.logout_token(client_id=back.client_id, sid=sid)).status == 200
+    page = post(agent, back, fields)
+    assert (page.status, "signed_out_meanwhile" in page.text, sets_a_session(page)) == (409, True, False)
+    assert [key for key in left(back, account)[0] if key != "!"] == []
+    assert live(back, signed_in(back, login))
+
+
+# -- all of it
+
+
+AUTH_ROUTES = [
+    "login", "callback", "logout", "logged-out", "frontchannel-logout", "backchannel-logout", "me", "sessions", "sessions/x", "sessions/end", "admin/sign-out",
+    "nothing-here",
+]  # fmt: skip
+
+
+def test_no_answer_below_auth_is_ever_stored(app: App) -> None:
+    """Whatever is asked and by which method, also where the host itself answers."""
+    agent = signed_in(app)
+    for path in AUTH_ROUTES:
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            page = UserAgent().request(
+                method,
+                f"{app.url}/auth/{path}",
+                headers={"Cookie": f"session={agent.cookies['session'].value}"},
+                form={"x": "y"} if method in {"POST", "PUT", "PATCH"} else None,
+            )
+            assert page.header("cache-control") == "no-store", (method, path, page.status)
+            assert page.status < 500, (method, path, page.status)
+    assert live(app, agent)
