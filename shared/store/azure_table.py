@@ -94,17 +94,26 @@ class AzureTables:
 
 
 def _service(account: StorageAccount) -> TableServiceClient:
-    transport = Transport(connection_timeout=CONNECT, read_timeout=limits.STORAGE)
+    transport = _transport()
     if account.connection_string is not None:
         return TableServiceClient.from_connection_string(account.connection_string, transport=transport, **_OPTIONS)
+    return TableServiceClient(
+        account.table_service_uri or "", credential=_credential(account), transport=transport, **_OPTIONS
+    )
+
+
+def _credential(account: StorageAccount) -> Any:
+    """Who we are to storage.  A token request belongs to the operation that needs it: its deadline, its repetitions."""
     from azure.identity import DefaultAzureCredential, ManagedIdentityCredential  # noqa: PLC0415 - 350 ms, when it is used
 
-    credential: Any = (
-        ManagedIdentityCredential(client_id=account.client_id)
-        if account.managed_identity
-        else DefaultAzureCredential(managed_identity_client_id=account.client_id)
-    )
-    return TableServiceClient(account.table_service_uri or "", credential=credential, transport=transport, **_OPTIONS)
+    options: dict[str, Any] = {"transport": _transport(), "retry_total": 0}
+    if account.managed_identity:
+        return ManagedIdentityCredential(client_id=account.client_id, **options)
+    return DefaultAzureCredential(managed_identity_client_id=account.client_id, process_timeout=int(limits.STORAGE), **options)
+
+
+def _transport() -> Transport:
+    return Transport(connection_timeout=CONNECT, read_timeout=limits.STORAGE)
 
 
 class _AzureTable:

@@ -294,6 +294,25 @@ def test_an_operation_ends_with_its_own_limit(start: Start, monkeypatch: pytest.
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("managed", [True, False], ids=["managed identity", "whatever the environment has"])
+@pytest.mark.parametrize("where", ["header", "body"])
+def test_a_token_for_storage_is_asked_for_within_the_same_limit(
+    start: Start, monkeypatch: pytest.MonkeyPatch, managed: bool, where: str
+) -> None:
+    """The platform's identity endpoint drips: the operation ends all the same, and is none that storage has seen."""
+    identity, storage = start(dripping(*DRIPS[where])), start(answering(OK))
+    monkeypatch.setenv("IDENTITY_ENDPOINT", f"{identity.url}/msi/token")
+    monkeypatch.setenv("IDENTITY_HEADER", "header")
+    monkeypatch.setattr(limits, "STORAGE", 1.0)
+    account = StorageAccount(table_service_uri=storage.url.replace("http:", "https:"), managed_identity=managed)
+    began = time.monotonic()
+    with pytest.raises(StorageUnavailable):
+        AzureTables(account, "t").table("sessions").read("p", "k")
+    assert time.monotonic() - began < 10
+    assert identity.requests
+    assert not storage.requests
+
+
 # -- addresses
 
 
