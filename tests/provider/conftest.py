@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared import limits
 from shared.provider.client import Provider
 from shared.provider.values import ProviderSettings
 from tests.provider.fake_provider import CLIENT_ID, SECRET, FakeProvider, make_certificates, make_keys, serve
@@ -37,9 +38,9 @@ def op(certificates: tuple[Path, Path], keys: dict[str, Any], monkeypatch: pytes
 
 @pytest.fixture
 def client(op: FakeProvider) -> Callable[..., Provider]:
-    """Makes the front door to ``op``, with settings changed as given."""
+    """Makes the front door to ``op``, with settings changed as given; ``places`` and ``revocations`` go to the door itself."""
 
-    def make(**changes: Any) -> Provider:
+    def make(*, places: limits.Places = limits.PLENTY, revocations: limits.Places = limits.PLENTY, **changes: Any) -> Provider:
         settings: dict[str, Any] = {
             "authority": op.authority,
             "oidc": False,
@@ -50,6 +51,6 @@ def client(op: FakeProvider) -> Callable[..., Provider]:
             "response_mode": "form_post",
             **changes,
         }
-        return Provider(ProviderSettings(**settings))
+        return Provider(ProviderSettings(**settings), places=places, revocations=revocations)
 
     return make
