@@ -97,12 +97,12 @@ def test_a_lease_comes_back_whole_or_not_at_all() -> None:
 
 def test_a_cache_is_split_in_parts_that_fit() -> None:
     """No property over 60,000 bytes, as few parts as may be, and their number is sealed with each."""
-    for size, parts in ((0, 0), (1, 1), (PART - 28, 1), (PART - 27, 2), (CACHE_LIMIT, 14)):
+    for size, parts in ((0, 0), (1, 1), (PART - 28, 1), (PART - 27, 2), (CACHE_LIMIT, 12)):
         row = stored(replace(SESSION, cache=os.urandom(size)))
         sizes = [len(value) for name, value in row.values.items() if name.startswith("Cache") and isinstance(value, bytes)]
         assert (row.values["CacheParts"], len(sizes)) == (parts, parts)
         assert all(size <= 60_000 for size in sizes)
-    assert CACHE_LIMIT + 15 * 28 < 900_000
+    assert CACHE_LIMIT + 12 * 28 <= 12 * 60_000
 
 
 @pytest.mark.parametrize(
