@@ -191,7 +191,7 @@ class SignIn:
         if had is None or had.account == account:
             return 0
         try:
-            other = self._sessions.read(had)
+            other = self._sessions.proven(had)
             if other is None:
                 return 0
             self._sessions.end_known(other, now=now)

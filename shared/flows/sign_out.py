@@ -37,10 +37,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedOut:
-    """What a sign-out did: how many sessions are gone, and the one that asked (None where no row was left of it)."""
+    """What a sign-out did: how many sessions are gone, and the row of the one that asked (None where none was left)."""
 
     ended: int
-    session: SessionRow | None
+    own: Row | None
 
 
 class SignOut:
@@ -65,18 +65,19 @@ class SignOut:
             StorageUnavailable: it is not done; the cookie stays, so that a retry can finish.
         """
         done = [self._end(claim, now) for claim in self._site.claims(request)]
-        session = next((out.session for out in done if out.session is not None), None)
+        own = next((out.own for out in done if out.own is not None), None)
         cleared = self._site.cookies.clear_session()
-        if session is None:
+        if own is None:
             return Response.redirect(303, self._site.logged_out_url).with_cookie(cleared)
-        identity = session.identity
+        opened = self._sessions.open(own)
+        identity = opened.identity if opened is not None else None
         try:
             with limits.within(limits.REVOCATION):
                 url = self._provider.end_session_url(
                     post_logout_redirect_uri=self._site.logged_out_url,
                     state=secrets.token_urlsafe(16),
-                    logout_hint=identity.login_hint,
-                    id_token_hint=identity.id_token,
+                    logout_hint=identity and identity.login_hint,
+                    id_token_hint=identity and identity.id_token,
                 )
         except AppError as error:
             log.warning("signed out here, the provider's sign-out page is not known: %s", error)
@@ -85,35 +86,30 @@ class SignOut:
 
     def is_signed_in(self, request: Request, now: datetime) -> bool:
         """Whether this browser has a live session: ``/auth/logged-out`` claims nothing that did not happen."""
-        rows = [self._sessions.read(claim) for claim in self._site.claims(request)]
-        return any(row is not None and self._sessions.is_live(row, now) for row in rows)
+        rows = [self._sessions.proven(claim) for claim in self._site.claims(request)]
+        return any(row is not None and self._sessions.is_standing(row, now) for row in rows)
 
     def _end(self, claim: Claim, now: datetime) -> SignedOut:
+        """Ends what the claim proves.  A row whose key this instance does not have ends as well: others may have it."""
         revoking = self._revokes()
         if self._site.sign_out_scope == "session":
-            session = self._sessions.read(claim)
-            if session is None:
-                return SignedOut(ended=0, session=None)
-            self._sessions.end_known(session, now=now)
-            ended, caches = 1, [session.cache]
+            own = self._sessions.proven(claim)
+            if own is None:
+                return SignedOut(ended=0, own=None)
+            self._sessions.end_known(own, now=now)
+            rows = [own]
         else:
             listing = self._sessions.listing(claim.account, caches=revoking)
-            session = self._proven(listing, claim)
-            if session is None:
-                return SignedOut(ended=0, session=None)
+            own = _proven(listing, claim)
+            if own is None:
+                return SignedOut(ended=0, own=None)
             rows = self._sessions.end_account(
                 claim.account, now=now, requester=claim.session_id, listing=listing, caches=revoking
             )
-            ended, caches = len(rows), caches_of(self._sessions, rows)
-        self._audit.record("sign_out", cause="user", account=claim.account, ended=ended)
+        self._audit.record("sign_out", cause="user", account=claim.account, ended=len(rows))
         if revoking:
-            revoke(self._provider, caches)
-        return SignedOut(ended=ended, session=session)
-
-    def _proven(self, listing: Listing, claim: Claim) -> SessionRow | None:
-        """The listed session that the claim proves: the list that a sign-out needs anyway authenticates it too."""
-        row = next((row for row in listing.rows if row.key == claim.session_id and claim.fits(row)), None)
-        return self._sessions.open(row) if row is not None else None
+            revoke(self._provider, caches_of(self._sessions, rows))
+        return SignedOut(ended=len(rows), own=own)
 
     def _revokes(self) -> bool:
         metadata = self._provider.metadata_if_known()
@@ -180,10 +176,16 @@ class SignOut:
         if claim is None:
             raise NotSignedIn("no cookie")
         listing = self._sessions.listing(claim.account)
-        mine = self._proven(listing, claim)
+        row = _proven(listing, claim)
+        mine = self._sessions.open(row) if row is not None else None
         if mine is None or not self._sessions.is_live(mine, now):
             raise NotSignedIn("no live session for this cookie")
         return mine, listing
+
+
+def _proven(listing: Listing, claim: Claim) -> Row | None:
+    """The listed row that the claim proves: the list that a sign-out needs anyway authenticates it too."""
+    return next((row for row in listing.rows if row.key == claim.session_id and claim.fits(row)), None)
 
 
 def caches_of(sessions: Sessions, rows: Iterable[Row]) -> list[bytes]:

@@ -111,15 +111,21 @@ class Sessions:
 
     # -- reading
 
+    def proven(self, claim: Claim) -> Row | None:
+        """The row that the claim proves, expired or not, whether it opens here or not: one point read.
+
+        Enough to end a session: its owner's sign-out holds on an instance that does not have the row's key, too.
+        """
+        row = self._table.read(claim.account, claim.session_id)
+        return row if row is not None and self._rows.is_mine(row) and claim.fits(row) else None
+
     def read(self, claim: Claim) -> SessionRow | None:
         """The session that the claim proves, expired or not: one point read.
 
         A row that does not open though its key is known is removed; one of an unknown key, version or app is left alone.
         """
-        row = self._table.read(claim.account, claim.session_id)
-        if row is None or not self._rows.is_session(row) or not claim.fits(row):
-            return None
-        return self._open_or_remove(row)
+        row = self.proven(claim)
+        return self._open_or_remove(row) if row is not None and self._rows.is_session(row) else None
 
     def listing(self, account: str, *, caches: bool = False) -> Listing:
         """The account's rows of this app, without their token caches unless asked for: one storage request."""
@@ -136,6 +142,10 @@ class Sessions:
             return self._rows.open(row) if self._rows.is_session(row) else None
         except (BrokenSealError, UnknownKeyError):
             return None
+
+    def is_standing(self, row: Row, now: datetime) -> bool:
+        """``is_live`` for a row that need not open here: another instance may have its key."""
+        return _due(row) > now and (self._not_before is None or created_at(row) >= self._not_before)
 
     def is_live(self, session: SessionRow, now: datetime) -> bool:
         """Whether the session still counts: neither expired nor from before ``SESSIONS_NOT_BEFORE``."""
@@ -490,15 +500,15 @@ class Sessions:
             self._clean_up(account, [row], now=now, filed=False)
         return row
 
-    def end_known(self, session: SessionRow, *, now: datetime) -> None:
+    def end_known(self, row: Row, *, now: datetime) -> None:
         """Ends one session that was read, whatever became of it since.
 
         Raises:
             StorageUnavailable: the sign-out is not done; it can be repeated.
         """
         with contextlib.suppress(RowMissing):
-            self._table.write(session.account, Delete(key=session.id))
-        self._clean_up_rows(session.account, [(key, session.id) for key in session.index_keys], now=now)
+            self._table.write(row.partition, Delete(key=row.key))
+        self._clean_up(row.partition, [row], now=now, filed=False)
 
     def end_if_unchanged(self, session: SessionRow, *, now: datetime) -> bool:
         """Ends a session whose refresh token is dead, unless somebody else gave it new tokens meanwhile."""
@@ -550,9 +560,8 @@ class Sessions:
         row = self._table.read(account, session_id)
         if row is None or not self._rows.is_mine(row):
             return "gone"
-        due = min(time_or_never(row, "IdleExpiresAt"), time_or_never(row, "ExpiresAt"))
-        if due > now and (self._not_before is None or created_at(row) >= self._not_before):
-            return self._refile(row, due, filed_under)
+        if self.is_standing(row, now):
+            return self._refile(row, filed_under)
         try:
             self._table.write(account, Delete(key=session_id, etag=row.etag))
         except Conflict:
@@ -560,8 +569,8 @@ class Sessions:
         self._index.forget((key, session_id) for key in keys_of(row) if key != filed_under)
         return "gone"
 
-    def _refile(self, row: Row, due: datetime, filed_under: str) -> Literal["filed", "later"]:
-        filed = exp_key(due, row.key)
+    def _refile(self, row: Row, filed_under: str) -> Literal["filed", "later"]:
+        filed = exp_key(_due(row), row.key)
         if filed == filed_under:
             return "later"
         keys = (filed, *(key for key in keys_of(row) if not key.startswith("exp:")))
@@ -639,6 +648,10 @@ def _named_by_oid(session: SessionRow) -> str | None:
     if not oid or not tid or f"{oid}.{tid}" == session.account:
         return None
     return oid_account(oid, tid)
+
+
+def _due(row: Row) -> datetime:
+    return min(time_or_never(row, "IdleExpiresAt"), time_or_never(row, "ExpiresAt"))
 
 
 def _is_claimed(claim: Claim, row: Row) -> bool:
