@@ -7,6 +7,7 @@
 //   POST /test/rotate-keys   {}
 //   POST /test/logout-token  {client_id, sub?, sid?, claims?, header?, key?}   → {"logout_token": …}
 //   GET  /test/counters
+//   GET  /test/issued        [every code, access token, refresh token and sid]
 //   GET  /test/sessions      [{sub, login, uid, clients: {client_id: sid}}]
 
 import { randomUUID } from 'node:crypto';
@@ -59,6 +60,7 @@ export function control({ addresses, keys, storage, switches, users }, tenant) {
       };
     },
     'GET /test/counters': () => switches.counters,
+    'GET /test/issued': () => [...storage.issued],
     'GET /test/sessions': () => storage.all('Session').filter(({ accountId }) => accountId).map(({ accountId, uid, authorizations }) => ({
       sub: accountId,
       login: users.withSub(accountId)?.login,

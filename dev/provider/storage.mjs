@@ -7,6 +7,8 @@ export class Storage {
   #models = new Map();
   #grants = new Map();
   #sessionIds = new Map();
+  /** All that was given to apps, gone or not: codes, tokens, and what they call their sessions. */
+  issued = new Set();
 
   constructor() {
     setInterval(() => this.#sweep(), SWEEP_EVERY).unref();
@@ -31,7 +33,11 @@ export class Storage {
   put(model, id, payload, expiresIn) {
     const until = typeof expiresIn === 'number' ? Date.now() + expiresIn * 1000 : Infinity;
     this.#of(model).set(id, { payload, until });
-    if (model === 'Session') this.#sessionIds.set(payload.uid, id);
+    if (GRANTED.has(model)) this.issued.add(id);
+    if (model === 'Session') {
+      this.#sessionIds.set(payload.uid, id);
+      for (const { sid } of Object.values(payload.authorizations ?? {})) if (sid) this.issued.add(sid);
+    }
     if (GRANTED.has(model) && payload.grantId) {
       if (!this.#grants.has(payload.grantId)) this.#grants.set(payload.grantId, []);
       this.#grants.get(payload.grantId).push([model, id]);

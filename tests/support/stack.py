@@ -28,6 +28,7 @@ from dev import ports
 from dev import stack as local
 from dev.processes import Child, stop
 from dev.stack import ROOT, Azurite
+from tests.support import silence
 
 _numbers = itertools.count(1)
 _START = 60.0
@@ -92,6 +93,11 @@ class Provider:
         counted: dict[str, Any] = {}
         yield counted
         counted.update(_difference(self.counters(), before))
+
+    def issued(self) -> list[str]:
+        """Every code, access token and refresh token that it gave, and every ``sid``."""
+        issued: list[str] = self._control("issued")
+        return issued
 
     def sessions(self, login: str | None = None) -> list[dict[str, Any]]:
         """The provider's own sessions: ``login``, ``sub``, ``clients`` (client_id → sid)."""
@@ -211,6 +217,17 @@ class Stack:
         return app
 
     def stop(self) -> None:
-        """Ends every app that is still running."""
+        """Ends every app that is still running, and looks through all that their hosts have said.
+
+        Raises:
+            AssertionError: something secret is in a log.
+        """
         stop([process for app in self._apps for process in app.processes])
+        for app in self._apps:
+            silence.saw([app.settings.get("CLIENT_SECRET", ""), app.settings.get("SEALING_KEYS", "")])
+        with contextlib.suppress(OSError):  # a provider that a test has ended
+            silence.saw(self.provider.issued())
         self._apps.clear()
+        logs = sorted({*self._folder.glob("app-*.log"), *self._folder.glob("again-*.log")})
+        said = [line for log in logs for line in silence.leaks(log.read_text("utf-8", "replace"))]
+        assert said == [], "secrets in the logs"

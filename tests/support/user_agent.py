@@ -28,6 +28,8 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 
+from tests.support import silence
+
 _LOOPBACK = frozenset({"localhost", "127.0.0.1"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 20
@@ -411,6 +413,10 @@ class UserAgent:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
         sent = {name: value for name, value in {**sent, **(headers or {})}.items() if value != ""}
         page = self._exchange(method, url, sent, body)
+        silence.saw([sent.get("Cookie", ""), *(cookie.partition(";")[0].partition("=")[2] for cookie in page.set_cookies)])
+        silence.saw_fields(form.items() if isinstance(form, Mapping) else form or ())
+        silence.saw_address(url)
+        silence.saw_address(page.header("Location") or "")
         if not (framed and cross):
             for header in page.set_cookies:
                 self.cookies.set(url, header)
