@@ -1,5 +1,6 @@
 """The index: pointers to sessions, what goes by its hour, and what a back-channel logout leaves behind."""
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -53,12 +54,12 @@ def places() -> Places:
 
 
 def test_names_do_not_meet() -> None:
-    """Every kind of pointer has partitions of its own, and the parts of a name do not run into each other."""
-    keys = {
-        sid_key("i", "x"), sub_key("i", "x"), oid_key("i", "x"), jti_key("i", "x"), end_key("i", "sid", "x"),
-        end_key("i", "sub", "x"), sid_key("ix", ""), sid_key("", "ix"), oid_key("x", "i"),
-    }  # fmt: skip
-    assert len(keys) == 9
+    """Every kind has partitions of its own; each part of a name counts, and they do not run into each other."""
+    pairs = [("i", "x"), ("j", "x"), ("i", "y"), ("ix", ""), ("", "ix"), ("x", "i")]
+    kinds: list[Callable[[str, str], str]] = [sid_key, sub_key, oid_key, jti_key]
+    kinds += [lambda a, b, name=name: end_key(a, name, b) for name in ("sid", "sub")]  # type: ignore[misc]
+    keys = {kind(*pair) for kind in kinds for pair in pairs}
+    assert len(keys) == len(kinds) * len(pairs)
     assert {key[:4] for key in keys} == {"sid:", "sub:", "oid:", "jti:", "end:"}
     assert all(len(key) == 68 for key in keys)
 
@@ -163,6 +164,19 @@ def test_what_is_due_is_what_its_hour_has_passed(places: Places) -> None:
     zone = timezone(timedelta(hours=-7))
     assert len(list(places.index.due(NOW.astimezone(zone)))) == 3
     assert len(list(places.index.due(NOW + HOUR))) == 4
+
+
+def test_the_machines_own_zone_does_not_count(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours are UTC's wherever the instance runs."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        places.index.due_later(kind="account", when=NOW, account="a.t")
+        assert list(places.index.due(NOW + timedelta(minutes=39))) == []
+        assert len(list(places.index.due(NOW + timedelta(minutes=40)))) == 1
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_row_of_no_form_is_due_all_the_same(places: Places) -> None:
