@@ -98,6 +98,27 @@ def test_a_row_whose_known_key_does_not_open_it_is_removed(caplog: pytest.LogCap
     assert sessions_of(store) == []
 
 
+def test_a_row_is_proven_and_stands_without_its_key() -> None:
+    """Enough for its owner's sign-out, on an instance that does not have the key yet; another app's row proves nothing."""
+    store = Store(absolute=2 * HOUR)
+    row, claim = store.sign_in()
+    stranger = Store(tables=store.tables, keys=[NEW], not_before=START)
+    found = stranger.sessions.proven(claim)
+    assert found == row_of(store, row.id)
+    assert stranger.sessions.is_standing(found, START + HOUR - SECOND)
+    assert not stranger.sessions.is_standing(found, START + HOUR)
+    assert not Store(not_before=START + SECOND).sessions.is_standing(found, START)
+    change(store, row, IdleExpiresAt=START + 3 * HOUR)()
+    slid = stranger.sessions.proven(claim)
+    assert slid is not None
+    assert stranger.sessions.is_standing(slid, START + 2 * HOUR - SECOND)
+    assert not stranger.sessions.is_standing(slid, START + 2 * HOUR)
+    for changes in ({"account": "b.t"}, {"session_id": "x"}, {"secret_hash": "0" * 64}):
+        wrong = {"account": "a.t", "session_id": row.id, "secret_hash": claim.secret_hash, **changes}
+        assert stranger.sessions.proven(Claim(**wrong)) is None
+    assert Store(tables=store.tables, app="app2").sessions.proven(claim) is None
+
+
 def test_a_listing_tells_sessions_from_tombstones_and_other_apps() -> None:
     """Without caches unless they are asked for."""
     store, other = Store(), Store(app="app2")
@@ -781,8 +802,10 @@ def test_a_session_that_was_read_ends_whatever_became_of_it() -> None:
     for act in ("change", "delete", ""):
         store = Store()
         row, claim = store.sign_in(sid="i")
+        known = store.sessions.proven(claim)
+        assert known is not None
         {"change": change(store, row), "delete": delete(store, row.id), "": nothing}[act]()
-        store.sessions.end_known(row, now=START)
+        store.sessions.end_known(known, now=START)
         assert store.sessions.read(claim) is None
         assert [partition[:4] for partition in store.rows()[1]] == ["exp:"]  # of the account row
 
