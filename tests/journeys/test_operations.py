@@ -166,14 +166,12 @@ def test_without_the_key_nobody_is_an_administrator(back: App) -> None:
     assert not live(back, agent)
 
 
-@pytest.mark.parametrize("by", ["account", "oid and tid", "oid and tid of a guest", "sub"])
+@pytest.mark.parametrize("by", ["account", "oid and tid", "oid and tid of a guest", "oid and tid from a B2C policy", "sub"])
 def test_an_administrator_refuses_a_sign_in_of_somebody_without_sessions(back: App, provider: Provider, by: str) -> None:
     """There was nothing to end, and yet who was on the way in has to begin again; after that they may come in."""
     login = name()
-    home = secrets.token_hex(16)
-    home = f"{home[:8]}-{home[8:12]}-4{home[13:16]}-8{home[17:20]}-{home[20:]}"
-    guest: dict[str, Any] = {"uid": home, "utid": "99999999-2222-4333-8444-555555555555"}
-    user = provider.user(login, **(guest if "guest" in by else {}))
+    elsewhere = {"uid": f"{secrets.token_hex(4)}-aaaa-4bbb-8ccc-000000000001", "utid": "99999999-2222-4333-8444-555555555555"}
+    user = provider.user(login, **(elsewhere if "guest" in by else {"uid": "-b2c_1_flow"} if "B2C" in by else {}))
     provider.switch(client_info=by != "sub")
     agent = UserAgent()
     fields = answer(agent, back, login)

@@ -559,16 +559,24 @@ def test_older_providers_types_are_taken(back: App, provider: Provider, typ: str
 
 
 @pytest.mark.parametrize(
-    ("table", "kind"),
-    [("index", "read"), ("index", "list"), ("index", "upsert"), ("index", "insert"), ("sessions", "read"), ("sessions", "delete")],
-)  # fmt: skip
+    ("table", "kind", "nth"),
+    [
+        ("index", "read", 1),  # has it acted?
+        ("index", "list", 1),
+        ("index", "upsert", 1),
+        ("index", "insert", 1),  # its ``end:`` row
+        ("index", "insert", 2),  # that it has acted
+        ("sessions", "read", 1),
+        ("sessions", "delete", 1),
+    ],
+)
 def test_a_logout_that_storage_failed_is_never_a_success(
-    back: App, proxy: StorageProxy, provider: Provider, table: str, kind: str
+    back: App, proxy: StorageProxy, provider: Provider, table: str, kind: str, nth: int
 ) -> None:
     """The store of used tokens among them: 503, and the same token works when storage is back; after that it has acted."""
     agent = signed_in(back)
     token = provider.logout_token(client_id=back.client_id, sid=sid_of(back, agent))
-    proxy.fail("503", table=table, kind=kind, times=None)
+    proxy.fail("503", table=table, kind=kind, nth=nth, times=None)
     page = send(back, token)
     proxy.reset()
     assert (page.status, page.header("retry-after"), page.header("cache-control")) == (503, "5", "no-store")
