@@ -150,6 +150,22 @@ def test_an_identity_of_another_form_does_not_open() -> None:
             ROWS.open(stored(Identity=sealed))
 
 
+def test_the_form_of_a_row_never_changes() -> None:
+    """Releases run side by side: what was sealed by hand for the documented place opens, and nothing stands elsewhere."""
+    place = ("session", "1", "app1", SESSION.account, SESSION.id, SESSION.secret_hash)
+    plain = {
+        "Identity": json.dumps(asdict(IDENTITY), ensure_ascii=False).encode("utf-8", "surrogatepass"),
+        "Cache0/1": b"mine",
+    }
+    sealed = {name.partition("/")[0]: RING.seal(value, *place, name) for name, value in plain.items()}
+    found = ROWS.open(stored(**sealed))
+    assert (found.identity, found.cache) == (IDENTITY, b"mine")
+    assert stored().values.keys() == {
+        "V", "App", "KeyId", "SecretHash", "CreatedAt", "AuthTime", "ExpiresAt", "IdleExpiresAt", "IndexKeys", "Identity",
+        "CacheParts", "Cache0", "Generation",
+    }  # fmt: skip
+
+
 def test_another_key_another_app_another_version() -> None:
     """An unknown key is told apart from a broken seal; rows of other apps and versions are no sessions of ours."""
     with pytest.raises(UnknownKeyError):
