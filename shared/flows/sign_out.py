@@ -76,8 +76,8 @@ class SignOut:
                 url = self._provider.end_session_url(
                     post_logout_redirect_uri=self._site.logged_out_url,
                     state=secrets.token_urlsafe(16),
-                    logout_hint=identity and identity.login_hint,
-                    id_token_hint=identity and identity.id_token,
+                    logout_hint=identity.login_hint if identity else None,
+                    id_token_hint=identity.id_token if identity else None,
                 )
         except AppError as error:
             log.warning("signed out here, the provider's sign-out page is not known: %s", error)
