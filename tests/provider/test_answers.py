@@ -1,5 +1,7 @@
 """Error answers of the token endpoint: is the user wanted, the token dead, or the provider in trouble?"""
 
+import base64
+import json
 from typing import Any
 
 import pytest
@@ -84,6 +86,65 @@ def test_what_a_refused_code_means(error: str, expected: type[AppError]) -> None
 def test_a_challenge_that_is_none_is_left_out(claims: Any) -> None:
     """It would travel in an address: a JSON object of bearable length, or nothing."""
     assert "claims" not in answers.failure({"error": "invalid_grant", "claims": claims})
+
+
+def info(**members: Any) -> str:
+    """``client_info`` with these members."""
+    return base64.urlsafe_b64encode(json.dumps(members).encode()).rstrip(b"=").decode()
+
+
+def test_a_token_answer_is_cut_to_what_is_used() -> None:
+    """Empty and missing members are left out; whatever else is there is nobody's business."""
+    whole = {
+        "access_token": "at", "token_type": "bearer", "expires_in": 3600, "refresh_token": "rt", "id_token": "a.b.c",
+        "scope": "User.Read", "client_info": info(uid="u", utid="t"),
+    }  # fmt: skip
+    assert answers.success({**whole, "foci": "1", "ext_expires_in": 7}) == {**whole, "token_type": "Bearer"}
+    bare = {"access_token": "at", "token_type": "Bearer", "expires_in": 600}
+    assert answers.success({"access_token": "at"}) == bare
+    assert answers.success({"access_token": "at", "refresh_token": "", "id_token": None}) == bare
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_type": "DPoP"}, {"token_type": None}, {"token_type": 7}, {"access_token": None}, {"access_token": ""},
+        {"access_token": 7}, {"refresh_token": ["rt"]}, {"id_token": "\ud800"}, {"scope": {}}, {"client_info": "x"},
+        {"client_info": info(uid="u")}, {"client_info": info(uid="u", utid=7)}, {"client_info": info(uid=None, utid="t")},
+        {"client_info": info(uid="\ud800", utid="t")}, {"expires_in": True}, {"expires_in": -1}, {"expires_in": None},
+        {"expires_in": "soon"}, {"expires_in": float("inf")}, {"expires_in": float("nan")}, {"expires_in": "1234567890"},
+        {"expires_in": [1]},
+    ],
+)  # fmt: skip
+def test_an_answer_of_another_form_is_a_failure(changes: dict[str, Any]) -> None:
+    """The provider's fault; MSAL never sees it."""
+    with pytest.raises(ProviderFailed):
+        answers.success({"access_token": "at", **changes})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (0, 0),
+        ("3600", 3600),
+        ("123456789", 366 * 24 * 3600),
+        (1.9, 1),
+        (10**12, 366 * 24 * 3600),
+        (366 * 24 * 3600, 31_622_400),
+    ],
+)
+def test_how_long_a_token_lives(value: Any, seconds: int) -> None:
+    """Whole seconds, also as text, a year at most."""
+    assert answers.success({"access_token": "at", "expires_in": value})["expires_in"] == seconds
+
+
+def test_client_info_names_the_account() -> None:
+    """``uid.utid``, whatever the padding; anything else is a failure."""
+    for uid in ("u", "us", "use", "user"):
+        assert answers.account_of(info(uid=uid, utid="t")) == f"{uid}.t"
+    for bad in ("", "*", info(), base64.urlsafe_b64encode(b"[]").decode(), base64.urlsafe_b64encode(b"{").decode()):
+        with pytest.raises(ProviderFailed):
+            answers.account_of(bad)
 
 
 JSON = st.recursive(

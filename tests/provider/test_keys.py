@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shared.errors import ProviderFailed, ProviderUnavailable, TokenInvalid
 from shared.provider.http import Answer
 from shared.provider.keys import Keys
+from shared.provider.keys import sign as sign_assertion
 from tests.provider.fake_provider import jwk, part, sign, sign_raw
 
 CLAIMS = {"sub": "s"}
@@ -118,6 +119,75 @@ def test_an_unknown_kid_on_a_cold_instance_is_a_bad_token(keys: dict[str, Any]) 
             known.verify(token)
     with pytest.raises(ProviderUnavailable):
         known.verify(token)
+
+
+def test_an_extension_that_must_be_understood_is_refused(keys: dict[str, Any]) -> None:
+    """RFC 7515, 4.1.11 and RFC 7797: neither of the two, even if a key of the provider signed it."""
+    known = published(jwk("rsa", keys["rsa"]))
+    for header in ({"crit": ["exp"]}, {"b64": True}):
+        with pytest.raises(TokenInvalid, match="crit"):
+            known.verify(sign_raw({"alg": "RS256", "kid": "rsa", **header}, CLAIMS, keys["rsa"]))
+
+
+@pytest.mark.parametrize("text", ['{"sub":"a","sub":"b"}', '{"sub":NaN}', '{"sub":{"a":1,"a":1}}', "[]", "7", "\ufeff{}"])
+def test_json_has_one_meaning(keys: dict[str, Any], text: str) -> None:
+    """No member twice, no ``NaN``, an object: in claims and header, even if a key of the provider signed them."""
+    known = published(jwk("rsa", keys["rsa"]))
+    with pytest.raises(TokenInvalid):
+        known.verify(sign_raw({"alg": "RS256", "kid": "rsa"}, text.encode(), keys["rsa"]))
+    header = text.replace("{", '{"alg":"RS256","kid":"rsa",', 1)
+    with pytest.raises(TokenInvalid):
+        known.verify(sign_raw(header.encode(), CLAIMS, keys["rsa"]))
+
+
+def test_the_providers_own_algorithms(keys: dict[str, Any]) -> None:
+    """Where its metadata name them, no other counts."""
+    known = published(jwk("rsa", keys["rsa"]))
+    token = sign(CLAIMS, keys["rsa"], kid="rsa")
+    assert known.verify(token, algorithms=("ES256", "RS256")).claims == CLAIMS
+    with pytest.raises(TokenInvalid, match="alg"):
+        known.verify(token, algorithms=("ES256",))
+
+
+def test_a_token_has_a_largest_size(keys: dict[str, Any]) -> None:
+    """To the character; the caller may set a smaller one."""
+    known = published(jwk("rsa", keys["rsa"]))
+    token = sign(CLAIMS, keys["rsa"], kid="rsa")
+    assert known.verify(token, largest=len(token)).claims == CLAIMS
+    with pytest.raises(TokenInvalid, match="over"):
+        known.verify(token, largest=len(token) - 1)
+
+
+def test_keys_come_from_their_address_with_200(keys: dict[str, Any]) -> None:
+    """An error page that looks like keys is none."""
+    text = json.dumps({"keys": [jwk("rsa", keys["rsa"])]})
+    asked: list[str] = []
+
+    def get(url: str) -> Answer:
+        asked.append(url)
+        return Answer(status_code=200 if len(asked) > 1 else 500, text=text, headers={})
+
+    known = Keys("https://op.example/keys", get)
+    token = sign(CLAIMS, keys["rsa"], kid="rsa")
+    with pytest.raises(ProviderFailed):
+        known.verify(token)
+    Keys("https://op.example/others", get).verify(token)
+    assert asked == ["https://op.example/keys", "https://op.example/others"]
+
+
+def test_a_key_says_its_use_or_nothing(keys: dict[str, Any]) -> None:
+    """``use`` is optional (RFC 7517, 4.2)."""
+    key = {name: value for name, value in jwk("rsa", keys["rsa"]).items() if name not in ("use", "alg")}
+    token = sign(CLAIMS, keys["rsa"], kid="rsa")
+    assert published(key).verify(token).claims == published({**key, "use": "sig"}).verify(token).claims == CLAIMS
+
+
+def test_an_assertion_is_signed_for_the_token_endpoint(keys: dict[str, Any]) -> None:
+    """RFC 7523: the app's own key, claims and header as given, verified by the public key."""
+    token = sign_assertion({"sub": "client"}, keys["rsa"], algorithm="PS256", headers={"kid": "rsa", "x5t#S256": "x"})
+    verified = published(jwk("rsa", keys["rsa"])).verify(token)
+    assert verified.claims == {"sub": "client"}
+    assert verified.header == {"alg": "PS256", "kid": "rsa", "typ": "JWT", "x5t#S256": "x"}
 
 
 def test_a_forged_token_fetches_no_keys(keys: dict[str, Any]) -> None:
