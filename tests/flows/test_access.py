@@ -104,6 +104,9 @@ def test_a_token_that_expired_is_refreshed_once_and_kept() -> None:
     found = session(app, one)
     assert found.token() == "grant0:2"
     assert app.provider.requests == 1
+    assert app.provider.asked == {
+        "cache": one.row.cache, "home_account_id": "a.t", "scopes": SCOPES, "claims": None, "now": LATER,
+    }  # fmt: skip
     assert session(app, one).token() == "grant0:2"
     assert app.provider.requests == 1
     row = app.store.sessions.read(one.claim)

@@ -284,6 +284,10 @@ def test_an_account_by_any_of_its_names(wish: dict[str, str]) -> None:
 def test_a_hashed_account_by_its_partition_or_its_sub() -> None:
     """Where ``home_account_id`` can be no key; a name that looks like a hash is the partition itself."""
     key = hashed_account_key(ISSUER, "someone")
+    odd = SmallApp()
+    one = odd.browser(hashed_account_key(ISSUER, "-x"))
+    assert odd.channels.administrator({"sub": "-x"}, START) == {"ended": 1}
+    assert [account for _, _, account, _ in odd.records.written] == [one.row.account]
     for wish in ({"account": key}, {"sub": "someone"}):
         app = SmallApp()
         one = app.browser(key)
@@ -332,6 +336,8 @@ def test_a_list_ends_each_and_tells_of_each() -> None:
     answer = app.channels.administrator([{"account": "a.t"}, {"account": "x.t"}, {"sub": "b.t"}], START)
     assert answer == {"ended": 2, "results": [{"ended": 1}, {"ended": 0}, {"ended": 1}]}
     assert app.channels.administrator([{"account": f"{n}.t"} for n in range(20)], START)["ended"] == 0
+    app.browser(now=START + MINUTE)
+    assert app.channels.administrator([{"account": "a.t"}], START + HOUR) == {"ended": 1, "results": [{"ended": 1}]}
 
 
 def test_one_that_fails_in_a_list_keeps_nobody_else() -> None:

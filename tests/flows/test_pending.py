@@ -63,6 +63,15 @@ def test_what_has_another_form_is_nothing(plain: bytes) -> None:
     assert SEAL.open(PENDING.state, value) is None
 
 
+def test_the_form_of_a_value_never_changes() -> None:
+    """Releases run side by side: a sign-in begins on one and ends on the other."""
+    plain = b'{"flow":{"nonce":"n","code_verifier":"v"},"return_to":"/x","started_at":1.5,"had":["a.t","i","h"]}'
+    sealed = RING.seal(zlib.compress(plain), "pending", "1", "app1", PENDING.state)
+    value = "k.1." + base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
+    started_at = datetime.fromtimestamp(1.5, UTC)
+    assert SEAL.open(PENDING.state, value) == replace(PENDING, return_to="/x", started_at=started_at)
+
+
 def test_a_value_that_no_cookie_holds_is_refused() -> None:
     """3,500 characters: four of them and the rest of the headers have to pass."""
 

@@ -172,7 +172,7 @@ def test_long_things_are_cut_or_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
         real = app.provider.redeem
 
         def redeem(real: Any = real, size: int = size, **k: Any) -> Any:
-            return replace(real(**k), id_token="t" * size)
+            return replace(real(**k), id_token="t" * size, login_hint="hint")
 
         monkeypatch.setattr(app.provider, "redeem", redeem)
         state, cookie = begin(app)
@@ -182,6 +182,7 @@ def test_long_things_are_cut_or_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
         row = app.access.authenticate(get("/", headers={"cookie": f"session={response.cookies[0].value}"}), START)
         assert row is not None
         assert row.identity.user_agent == "u" * 512
+        assert row.identity.login_hint == "hint"
         assert (row.identity.id_token is not None) is kept
 
 

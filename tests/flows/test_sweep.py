@@ -13,7 +13,7 @@ from shared.flows.sweep import Sweep
 from shared.store.index import end_key, jti_key, sid_key
 from shared.store.memory_table import MemoryTable
 from shared.store.rows import CACHE_LIMIT
-from shared.store.table import Operation
+from shared.store.table import Merge, Operation
 from tests.support.small_store import NEW, OLD, START, Store
 
 
@@ -130,6 +130,52 @@ def test_two_sweeps_at_once_do_no_harm() -> None:
     Store(tables=(interrupted, store.tables[1])).sweep.run(START + timedelta(hours=3))  # type: ignore[arg-type]
     assert store.sessions.read(claim) is not None
     assert sorted(set(store.rows()[0]) - {"!"}) == [claim.session_id]
+
+
+def test_what_changes_under_the_sweep_keeps_the_row_that_leads_to_it() -> None:
+    """Written between reading and deleting: not settled, and the next sweep finds it."""
+    store = Store()
+    row, claim = store.sign_in()
+    first, _ = store.sign_in("b.t")
+
+    def touch() -> None:
+        found = store.tables[0].read(row.account, row.id)
+        assert found is not None
+        store.tables[0].write(row.account, Merge(key=row.id, values={"Lease": "x"}, etag=found.etag))
+
+    interrupted = Interrupting(store.tables[0], touch)
+    settled = Store(tables=(interrupted, store.tables[1])).sweep.run(START + timedelta(hours=3))  # type: ignore[arg-type]
+    assert settled == 1
+    assert first.id not in store.rows()[0]
+    assert store.sessions.read(claim) is not None
+    assert row.index_keys[0] in store.rows()[1]
+    assert store.sweep.run(START + timedelta(hours=3)) == 1
+    assert store.empty()
+
+
+def test_what_a_newer_release_filed_stays() -> None:
+    """Its own sweep knows what to do with it; ours goes on with the rest."""
+    store = Store()
+    store.index.due_later(kind="of tomorrow", when=START, account="a.t")
+    store.index.end(end_key("issuer", "sid", "s"), now=START + timedelta(hours=3), until=START)
+    before = store.rows()
+    for n in range(2):
+        store.sign_in(f"a{n}.t")
+    assert store.sweep.run(START + timedelta(hours=3)) == 2
+    assert store.rows() == before
+
+
+def test_a_tombstone_takes_its_account_row_along() -> None:
+    """Nothing else leads there where the session never came."""
+    store = Store()
+    store.sign_in()
+    ended = store.sessions.end_session("a.t", store.rows()[0][1], now=START)
+    assert ended is not None
+    store.sessions.end_session("a.t", "T" * 22, now=START + timedelta(hours=1), pointed=True)
+    store.sweep.run(START + timedelta(hours=1, minutes=1))  # the account row's hour: the tombstone is still there
+    assert sorted(store.rows()[0]) == ["!", "T" * 22]
+    assert store.sweep.run(START + timedelta(hours=2)) == 1
+    assert store.empty()
 
 
 def test_a_sweep_stops_in_time_and_the_next_goes_on() -> None:

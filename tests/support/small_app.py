@@ -52,6 +52,7 @@ class SmallProvider(ModelProvider):
 
     def refresh(self, **asked: Any) -> Refreshed:
         self.requests += 1
+        self.asked = asked
         if self.fails is not None:
             raise self.fails
         return super().refresh(**asked)
