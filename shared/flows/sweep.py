@@ -10,6 +10,7 @@ from datetime import datetime
 from shared.errors import StorageUnavailable
 from shared.store.index import Due, Index
 from shared.store.sessions import KEEP_ENDED, Sessions
+from shared.store.table import TRANSACTION_LIMIT
 
 log = logging.getLogger(__name__)
 
@@ -32,28 +33,37 @@ class Sweep:
         """
         end = time.monotonic() + self._time_limit
         settled = failed = 0
+        batch: list[Due] = []
         try:
             for due in self._index.due(now):
                 if time.monotonic() >= end:
                     log.info("the sweep's time is up; the next one goes on")
                     break
+                if batch and (len(batch) == TRANSACTION_LIMIT or due.hour != batch[0].hour):
+                    self._index.settle(batch)
+                    batch = []
                 try:
-                    settled += self._settle(due, now)
+                    if self._settle(due, now):
+                        batch.append(due)
+                        settled += 1
                 except StorageUnavailable as error:
                     failed += 1
                     log.warning("a row stays for the next sweep: %s", error)
         except StorageUnavailable as error:
             log.warning("the sweep stops here, the next one goes on: %s", error)
+        if batch:
+            self._index.settle(batch)
         if settled or failed:
             log.info("swept %d rows, %d are left for the next sweep", settled, failed)
         return settled
 
-    def _settle(self, due: Due, now: datetime) -> int:
+    def _settle(self, due: Due, now: datetime) -> bool:
+        """Removes what a row leads to, if its time has come; whether the row itself may go."""
         match due.kind:
             case "session":
                 became = self._sessions.sweep_session(due.account, due.session_id, now=now, filed_under=due.hour)
                 if became == "later":
-                    return 0
+                    return False
                 if became == "gone":
                     self._index.forget((key, due.key) for key in due.index_keys if key != due.hour)
                     self._sessions.sweep_account(due.account, now=now)
@@ -64,8 +74,7 @@ class Sweep:
                 self._sessions.sweep_account(due.account, now=now)
             case "jti" | "end":
                 if not self._index.expire(due, older_than=now - KEEP_ENDED):
-                    return 0
+                    return False
             case _:
-                return 0  # a newer release's
-        self._index.forget([(due.hour, due.key)])
-        return 1
+                return False  # a newer release's
+        return True

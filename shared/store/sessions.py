@@ -423,9 +423,9 @@ class Sessions:
         while True:
             if self._has_mark(listing, mark):
                 gone.update((row.key, row) for row in batch)
-                if not listing.rows:
-                    break
                 mark = secrets.token_urlsafe(9)
+            if self._is_ended(listing, now):
+                break  # by us, or by a sign-out no older than this one: of many at once, most end here
             if not listing.rows and not filed:
                 self._file_account(account, now=now)  # nothing else would lead the sweep to the account row
                 filed = True
@@ -453,6 +453,10 @@ class Sessions:
             conflicts = 0
         self._clean_up(account, list(gone.values()), now=now, filed=filed)
         return list(gone.values())
+
+    def _is_ended(self, listing: Listing, now: datetime) -> bool:
+        ended_at = self.ended_at(listing)
+        return not listing.rows and ended_at is not None and ended_at >= now
 
     def _end_one_by_one(self, account: str, listing: Listing, batch: Sequence[Row], mark: str, now: datetime) -> None:
         """What is left when the transaction lost every race: the mark first, then each row by itself."""

@@ -9,6 +9,7 @@ import pytest
 
 from shared.errors import StorageUnavailable
 from shared.store.index import (
+    Due,
     Index,
     Pointer,
     end_key,
@@ -22,7 +23,7 @@ from shared.store.index import (
 )
 from shared.store.memory_table import MemoryTable
 from shared.store.table import Insert, Merge, Row, RowChanged, RowExists, Upsert
-from tests.support.small_store import Meddled, raising
+from tests.support.small_store import START, Meddled, Store, nothing, raising
 
 NOW = datetime(2026, 11, 23, 8, 20, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -307,3 +308,40 @@ def test_a_record_whose_answer_was_lost_stands(places: Places) -> None:
     """The repetition meets its own row."""
     places.meddled(after=[lambda: None, raising(RowExists("-app1"))]).record_acted("jti:1", until=NOW)
     assert places.index.has_acted("jti:1")
+
+
+def due_rows(store: Store, count: int) -> list[Due]:
+    """Rows of one hour and shard that are due."""
+    later = START + timedelta(hours=3)
+    number = 0
+    while True:
+        store.index.due_later(kind="jti", partition=f"jti:{number}", when=START)
+        number += 1
+        by_hour: dict[str, list[Due]] = {}
+        for due in store.index.due(later):
+            by_hour.setdefault(due.hour, []).append(due)
+        full = next((found for found in by_hour.values() if len(found) == count), None)
+        if full is not None:
+            return full
+
+
+def test_settled_rows_go_in_one_transaction() -> None:
+    """One request for up to a hundred; the rows of other shards stay."""
+    store = Store()
+    batch = due_rows(store, 5)
+    others = len(store.keys("exp:")) - 5
+    single = raising(AssertionError("one by one"))
+    store.meddled(before=[nothing, single], index=True).index.settle(batch)
+    assert len(store.keys("exp:")) == others
+    assert batch[0].hour not in store.keys("exp:")
+
+
+def test_settled_rows_go_one_by_one_where_another_sweep_was_quicker() -> None:
+    """One of them is gone already: the others go all the same.  A storage that fails leaves them for the next sweep."""
+    store = Store()
+    batch = due_rows(store, 3)
+    store.meddled(before=[raising(StorageUnavailable("down"))], index=True).index.settle(batch)
+    assert store.keys("exp:").count(batch[0].hour) == 3
+    store.index.forget([(batch[1].hour, batch[1].key)])
+    store.index.settle(batch)
+    assert batch[0].hour not in store.keys("exp:")
