@@ -5,20 +5,23 @@
 
 A line is a ``home_account_id`` (or PartitionKey), ``oid,tid``, ``sub:…``, or a JSON object as the administrator's route takes
 it; empty lines and those that begin with # do not count.  Settings come from the environment, or from the ``Values`` of a file
-named with ``--settings``; storage by identity works with the operator's own sign-in (``az login``).
+named with ``--settings``; storage by identity works with the operator's own sign-in (``az login``).  Which app it is
+(authority, ``CLIENT_ID``) and where its tables are is all that is needed: no key, no secret.
 """
 
 import argparse
+import base64
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from shared.app import App, build, now
 from shared.errors import AppError, SettingsInvalid
-from shared.settings import load
+from shared.settings import CREDENTIALS, REFERENCES, load
 
 _WIDTH = 30
 
@@ -70,14 +73,10 @@ def show_sessions(app: App, account: str) -> int:
     """Lists the account's sessions: when they began and end, and what used them; no tokens."""
     for row in app.sessions.listing(app.channels.account(account)).rows:
         session = app.sessions.open(row)
-        if session is None:
-            _say(f"{row.key}  does not open with these keys")
-            continue
-        state = "live" if app.sessions.is_live(session, now()) else "expired"
-        times = "  ".join(
-            f"{time:%Y-%m-%d %H:%M:%SZ}" for time in (session.created_at, session.idle_expires_at, session.expires_at)
-        )
-        _say(f"{session.id}  {state:7}  {times}  {session.identity.user_agent}")
+        state = "live" if app.sessions.is_standing(row, now()) else "expired"
+        times = "  ".join(_time(row.values.get(name)) for name in ("CreatedAt", "IdleExpiresAt", "ExpiresAt"))
+        used_by = session.identity.user_agent if session is not None else "(does not open with these keys)"
+        _say(f"{row.key}  {state:7}  {times}  {_printable(used_by)}")
     return 0
 
 
@@ -94,10 +93,34 @@ def _wish(line: str) -> Any:
 
 
 def _environment(file: Path | None) -> Mapping[str, str]:
-    if file is None:
-        return os.environ
-    values = json.loads(file.read_text("utf-8-sig")).get("Values", {})
-    return {**os.environ, **{name: str(value) for name, value in values.items()}}
+    values = json.loads(file.read_text("utf-8-sig")).get("Values", {}) if file is not None else {}
+    given = {**os.environ, **{name: str(value) for name, value in values.items()}}
+    return {**given, **_not_needed(given)}
+
+
+def _not_needed(given: Mapping[str, str]) -> dict[str, str]:
+    """Stand-ins for what a sign-out straight from storage does without; only Functions resolves Key Vault references."""
+
+    def usable(name: str) -> bool:
+        return bool(given.get(name)) and not given[name].startswith(REFERENCES)
+
+    stand_ins = {
+        "REDIRECT_URI": "https://operator.invalid/auth/callback",
+        "SEALING_KEYS": f"operator:{base64.b64encode(os.urandom(32)).decode()}",
+    }
+    instead = {name: value for name, value in stand_ins.items() if not usable(name)}
+    if not any(map(usable, CREDENTIALS)):
+        instead |= {**dict.fromkeys((*CREDENTIALS, "CLIENT_CERTIFICATE_PASSWORD"), ""), "CLIENT_SECRET": "none"}
+    return instead
+
+
+def _time(value: object) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%SZ}" if isinstance(value, datetime) else "(no time)"
+
+
+def _printable(text: str) -> str:
+    """A browser says what it likes; a terminal obeys some of it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _say(text: str) -> None:

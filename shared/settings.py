@@ -17,7 +17,9 @@ from shared.errors import SettingsInvalid
 from shared.web.cookies import check_name
 
 CALLBACK_PATH = "/auth/callback"
-_UNRESOLVED = ("@Microsoft.KeyVault(", "@Microsoft.AppConfiguration(")
+REFERENCES = ("@Microsoft.KeyVault(", "@Microsoft.AppConfiguration(")
+"""How a setting begins that the platform should have replaced by what it refers to."""
+CREDENTIALS = ("CLIENT_SECRET", "CLIENT_CERTIFICATE", "CLIENT_MANAGED_IDENTITY")
 # The account, key and port of every Azurite and storage emulator: public, and what UseDevelopmentStorage=true stands for.
 _DEVELOPMENT_STORAGE = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
@@ -147,10 +149,9 @@ class _Reader:
         return (value or "").rstrip("/") if entra is not None else (value or ""), entra is None
 
     def _credential(self) -> tuple[str | None, str | None, str | None, str | None]:
-        names = ("CLIENT_SECRET", "CLIENT_CERTIFICATE", "CLIENT_MANAGED_IDENTITY")
-        secret, certificate, identity = (self._get(name) for name in names)
+        secret, certificate, identity = (self._get(name) for name in CREDENTIALS)
         password = self._get("CLIENT_CERTIFICATE_PASSWORD")
-        given = [name for name in names if self._environ.get(name, "").strip()]
+        given = [name for name in CREDENTIALS if self._environ.get(name, "").strip()]
         if len(given) != 1:
             self._fault("CLIENT_SECRET", "or CLIENT_CERTIFICATE or CLIENT_MANAGED_IDENTITY must be set, one of them alone")
         if password and not certificate:
@@ -250,7 +251,7 @@ class _Reader:
     def _get(self, name: str) -> str | None:
         """The value without the blanks around it; empty means unset; a reference that did not resolve is a fault."""
         value = self._environ.get(name, "").strip()
-        if value.startswith(_UNRESOLVED):
+        if value.startswith(REFERENCES):
             self._fault(name, "is a reference that did not resolve")
         return value or None
 

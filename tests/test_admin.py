@@ -116,7 +116,7 @@ def test_a_terminal_sees_how_far_it_is(
 def test_an_accounts_sessions_are_shown_without_tokens(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
     """Live, expired, or not to be opened with these keys."""
     store, at = operator.store, now()
-    live, _ = store.sign_in(now=at, user_agent="Firefox", cache=b"tokens")
+    live, _ = store.sign_in(now=at, user_agent="Fire\x1b[2Jfox", cache=b"tokens")
     old, _ = store.sign_in(now=at - 61 * MINUTE, user_agent="Edge")
     odd, _ = store.sign_in(now=at)
     store.tables[0].write("a.t", Merge(key=odd.id, values={"KeyId": "another"}, etag=odd.etag))
@@ -124,10 +124,11 @@ def test_an_accounts_sessions_are_shown_without_tokens(operator: Operator, capsy
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines.keys() == {live.id, old.id, odd.id}
     times = "  ".join(f"{time:%Y-%m-%d %H:%M:%SZ}" for time in (live.created_at, live.idle_expires_at, live.expires_at))
-    assert lines[live.id] == f"{live.id}  live     {times}  Firefox"
+    assert lines[live.id] == f"{live.id}  live     {times}  Fire?[2Jfox"
     assert " expired " in lines[old.id]
     assert lines[old.id].endswith("  Edge")
-    assert lines[odd.id].endswith("does not open with these keys")
+    assert " live " in lines[odd.id]
+    assert lines[odd.id].endswith("(does not open with these keys)")
     assert len(store.tables[0].list("a.t")) == 4  # looking changes nothing
 
 
@@ -142,6 +143,23 @@ def test_settings_from_a_file_go_before_the_environment(operator: Operator, tmp_
     file.write_text("{}")
     assert admin.main(["--settings", str(file), "sessions", "a.t"]) == 0
     assert operator.built[1].client_id == "client"
+
+
+def test_neither_keys_nor_secrets_are_needed(
+    operator: Operator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """References to a key vault mean nothing on an operator's machine; which app and which tables is enough."""
+    row, _ = operator.store.sign_in("a.t", now=now())
+    for name in ("CLIENT_CERTIFICATE", "SEALING_KEYS"):
+        monkeypatch.setenv(name, "@Microsoft.KeyVault(SecretUri=https://vault.example/secrets/x)")
+    monkeypatch.setenv("CLIENT_CERTIFICATE_PASSWORD", "@Microsoft.KeyVault(SecretUri=https://vault.example/secrets/y)")
+    monkeypatch.delenv("CLIENT_SECRET")
+    monkeypatch.delenv("REDIRECT_URI")
+    assert admin.main(["sessions", "a.t"]) == 0
+    assert row.id in capsys.readouterr().out
+    assert operator.sign_out("a.t") == 0
+    assert capsys.readouterr().out == "a.t: 1 ended\n"
+    assert [found.key for found in operator.store.tables[0].list("a.t")] == ["!"]
 
 
 def test_what_cannot_begin_says_why(
