@@ -59,7 +59,7 @@ def test_the_command_says_what_is_wrong_with_its_settings(app: App) -> None:
     """All faults by name, no secret, exit code 2."""
     done = command(app, "sessions", "a.b", SEALING_KEYS="k:short", CLIENT_ID="")
     assert done.returncode == 2
-    assert "SEALING_KEYS must be" in done.stderr
+    assert "SEALING_KEYS entry 1 must be" in done.stderr
     assert "CLIENT_ID must be set" in done.stderr
 
 
