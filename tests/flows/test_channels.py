@@ -152,6 +152,22 @@ def test_a_token_with_sub_alone_ends_the_account(scope: str) -> None:
     assert app.records.written == [("sign_out", "back_channel", "a.t", 2)]
 
 
+def test_the_token_is_judged_by_the_requests_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider's wing gets the text as it came, and ``now``."""
+    app = SmallApp()
+    asked: list[Any] = []
+
+    def refuse(text: str, *, now: Any) -> Any:
+        asked.append((text, now))
+        raise TokenInvalid("no")
+
+    monkeypatch.setattr(app.provider, "logout_token", refuse)
+    with pytest.raises(TokenInvalid):
+        app.channels.back_channel(post("/", {"logout_token": "a.b.c"}), START)
+    assert asked == [("a.b.c", START)]
+    assert app.store.empty()
+
+
 def test_a_sub_alone_needs_metadata_that_promise_it() -> None:
     """Without them no index row leads from ``sub``: 400 rather than a 200 that claims too much."""
     app = SmallApp(backchannel=False)

@@ -190,13 +190,17 @@ def test_a_sweep_stops_in_time_and_the_next_goes_on() -> None:
     assert store.empty()
 
 
-def test_storage_that_fails_leaves_work_for_the_next_sweep() -> None:
-    """Nothing is lost that leads to what has to go."""
+def test_storage_that_fails_leaves_work_for_the_next_sweep(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is lost that leads to what has to go, and the log says how much there is."""
+    caplog.set_level("INFO")
     store = Store()
     store.sign_in()
+    store.sign_in()
     for method in ("read", "write"):
+        caplog.clear()
         Store(tables=(Broken(store.tables[0], method), store.tables[1])).sweep.run(START + timedelta(hours=3))  # type: ignore[arg-type]
         assert any(partition.startswith("exp:") for partition in store.rows()[1])
+        assert "swept 0 rows, 2 are left" in caplog.text
     store.sweep.run(START + timedelta(hours=3))
     assert store.empty()
 

@@ -88,6 +88,26 @@ def test_a_challenge_that_is_none_is_left_out(claims: Any) -> None:
     assert "claims" not in answers.failure({"error": "invalid_grant", "claims": claims})
 
 
+@pytest.mark.parametrize("error", [None, 7, "", "two words", "<b>", "x" * 65, ["invalid_grant"]])
+def test_what_is_no_code_is_unknown(error: Any) -> None:
+    """Codes go to the log: letters, digits, dot, hyphen and underscore, at most 64; anything else is left out."""
+    assert answers.failure({"error": error, "suberror": error}) == {"error": "unknown_error"}
+    assert answers.failure({"error": "E" + "x_.-9" * 12, "suberror": "Z"}) == {"error": "E" + "x_.-9" * 12, "suberror": "Z"}
+
+
+def test_error_codes_are_numbers_and_ten_at_most() -> None:
+    """What else is in the list is left out."""
+    codes = [50076, "50076", True, None, 1.5, *range(10)]
+    assert answers.failure({"error": "e", "error_codes": codes})["error_codes"] == [50076, 0, 1, 2, 3, 4]
+    assert "error_codes" not in answers.failure({"error": "e", "error_codes": "50076"})
+
+
+def test_a_challenge_of_4096_characters_is_one() -> None:
+    """A JSON object of that length goes back to the provider unchanged."""
+    claims = '{"a":"' + "x" * 4088 + '"}'
+    assert answers.failure({"error": "e", "claims": claims})["claims"] == claims
+
+
 def info(**members: Any) -> str:
     """``client_info`` with these members."""
     return base64.urlsafe_b64encode(json.dumps(members).encode()).rstrip(b"=").decode()

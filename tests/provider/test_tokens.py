@@ -124,6 +124,8 @@ def test_what_an_id_token_says_of_the_user() -> None:
     assert (bare.oid, bare.sid, bare.login_hint, bare.name, bare.username) == (None, None, None, "ada@y", "ada@y")
     assert bare.auth_time == NOW
     assert check_id(id_claims(upn="u@x", email="e@x")).username == "u@x"
+    nameless = check_id(id_claims())
+    assert (nameless.name, nameless.username) == ("", "")
     assert len(check_id(id_claims(name="x" * 1000)).name) == 256
 
 
@@ -204,6 +206,12 @@ def test_logout_tokens_that_do_not(changes: dict[str, Any]) -> None:
     with pytest.raises(TokenInvalid) as raised:
         check_logout(logout_claims(**changes))
     assert str(raised.value).partition(":")[0] in {*changes, "azp"}
+
+
+@pytest.mark.parametrize("typ", ["logout+jwt", "LOGOUT+JWT", "application/logout+jwt", "JWT", "jwt", None])
+def test_a_logout_tokens_type(typ: Any) -> None:
+    """As the final specification has it, in any case of letters; ``JWT`` or nothing as providers sent it before."""
+    assert check_logout(logout_claims(), header={"typ": typ}).jti == "j"
 
 
 @pytest.mark.parametrize("typ", ["at+jwt", "", "jose", 7, [], "logout+jwt ", "id+jwt"])

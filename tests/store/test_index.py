@@ -69,7 +69,7 @@ def test_an_hour_is_utc_and_has_sixteen_shards() -> None:
     """Whatever zone the time comes in; rows of one hour are spread."""
     local = NOW.astimezone(timezone(timedelta(hours=5, minutes=30)))
     assert exp_key(NOW, "S") == exp_key(local, "S")
-    assert exp_key(NOW, "S")[:-1] == "exp:2026112308:"
+    assert exp_key(NOW, "S") == "exp:2026112308:4"  # releases run side by side
     assert {exp_key(NOW, str(n))[-1] for n in range(300)} == set("0123456789abcdef")
 
 

@@ -519,6 +519,15 @@ def test_a_lease_is_given_back_after_a_failure(caplog: pytest.LogCaptureFixture)
 # -- signing out
 
 
+def test_the_account_row_says_whose_form_it_has() -> None:
+    """Version and the app that wrote it first, the marks, the ends: no token, no personal data."""
+    store = Store()
+    store.sessions.end_account("a.t", now=START)
+    values = row_of(store, "!").values
+    assert values.keys() == {"V", "App", "Marks", "EndedAt", "EndedAt_app1"}
+    assert (values["V"], values["App"]) == (1, "app1")
+
+
 def test_a_sign_out_leaves_the_mark_and_what_sweeps_it() -> None:
     """``!`` with ``EndedAt``, its ``exp:`` row, nothing else; rows of other apps and accounts stay."""
     store = Store()
