@@ -485,7 +485,7 @@ class Sessions:
                 break  # a tombstone, or another app's
             if found is not None and spare is not None and spare(found):
                 break
-            if found is None and (row is not None or not pointed):
+            if found is None and not pointed:
                 break
             try:
                 if found is not None:
