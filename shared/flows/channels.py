@@ -6,10 +6,10 @@ The user's own is ``sign_out.py``.
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from shared.errors import AppError, BadRequest, TokenInvalid
+from shared.errors import AppError, BadRequest, StorageUnavailable, TokenInvalid
 from shared.flows.audit import Audit
 from shared.flows.sign_out import caches_of, revoke
 from shared.flows.site import Site
@@ -18,7 +18,7 @@ from shared.provider.values import LogoutToken
 from shared.store.index import Index, Pointer, end_key, jti_key, oid_key, sid_key, sub_key
 from shared.store.rows import account_key, hashed_account_key, oid_account
 from shared.store.sealing import digest
-from shared.store.sessions import CLOCK_LEEWAY, KEEP_ENDED, Sessions
+from shared.store.sessions import CLOCK_LEEWAY, KEEP_ENDED, Sessions, Spare
 from shared.store.table import Row
 from shared.web.messages import Request
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 ADMIN_LIST = 20
 """Accounts in one call of the administrator."""
 _SID_LIMIT = 512
+_KEPT_AT_MOST = timedelta(days=366)
+"""How long a ``jti`` is kept, whatever ``exp`` its token has."""
 _NAME_LIMIT = 1024
 _HASHED = re.compile(r"~[0-9a-f]{64}")
 _GUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -73,15 +75,23 @@ class Channels:
         own = self._site.claim(request)
         return own is not None and any(p.account == own.account and p.session_id == own.session_id for p in named)
 
-    def _end_named(self, named: Sequence[Pointer], now: datetime, *, cause: str) -> None:
-        if self._site.sign_out_scope == "account":
-            for account in dict.fromkeys(pointer.account for pointer in named):
-                rows = self._sessions.end_account(account, now=now)
-                self._audit.record("sign_out", cause=cause, account=account, ended=len(rows))
-            return
-        for pointer in named:
-            row = self._sessions.end_session(pointer.account, pointer.session_id, now=now, pointed=True)
-            self._audit.record("sign_out", cause=cause, account=pointer.account, ended=int(row is not None))
+    def _end_named(self, named: Sequence[Pointer], now: datetime, *, cause: str, spare: Spare | None = None) -> None:
+        """Ends each, or its account.  One that fails keeps no other from being ended; then the whole is not done."""
+        failed: StorageUnavailable | None = None
+        accounts = self._site.sign_out_scope == "account"
+        for pointer in {pointer.account: pointer for pointer in named}.values() if accounts else named:
+            try:
+                if accounts:
+                    ended = len(self._sessions.end_account(pointer.account, now=now, spare=spare))
+                else:
+                    row = self._sessions.end_session(pointer.account, pointer.session_id, now=now, pointed=True, spare=spare)
+                    ended = int(row is not None)
+            except StorageUnavailable as error:
+                failed = error
+                continue
+            self._audit.record("sign_out", cause=cause, account=pointer.account, ended=ended)
+        if failed is not None:
+            raise failed
 
     # -- back-channel (OpenID Connect Back-Channel Logout 1.0, sections 2.5 to 2.8)
 
@@ -110,7 +120,9 @@ class Channels:
             raise TokenInvalid("jti: this token has acted already")
         who = digest(self._issuer, token.sub) if token.sub else ""
         by_sid = self._pointers(sid_key(self._issuer, token.sid), token) if token.sid else []
-        if who and any(pointer.sub != who for pointer in by_sid):
+        # Only a ``sid`` that an ID token vouched for may refuse: ``session_state`` comes unsigned through the browser.
+        signed = digest(self._issuer, token.sid) if token.sid else ""
+        if who and any(pointer.sub != who and pointer.sid == signed for pointer in by_sid):
             raise TokenInvalid("sub: the session of that sid is another user's")
         self._record_end(token, who, now)
         if token.sid is None:
@@ -125,8 +137,8 @@ class Channels:
                 named = [pointer for pointer in named if pointer.sub == who]
                 theirs = self._pointers(sub_key(self._issuer, token.sub), token)
                 named += [p for p in theirs if not p.sid and p not in named]
-            self._end_pointed(named, token, now)
-        self._index.record_acted(acted, until=token.expires_at + 2 * CLOCK_LEEWAY)
+            self._end_named(named, now, cause="back_channel", spare=self._younger_than(token))
+        self._index.record_acted(acted, until=min(token.expires_at, now + _KEPT_AT_MOST) + 2 * CLOCK_LEEWAY)
 
     def _pointers(self, key: str, token: LogoutToken) -> list[Pointer]:
         return [pointer for pointer in self._index.find(key) if pointer.issuer == token.issuer]
@@ -137,17 +149,6 @@ class Channels:
             self._index.end(end_key(self._issuer, "sid", token.sid), now=now, until=until, sub=who)
         elif token.sub is not None:
             self._index.end(end_key(self._issuer, "sub", token.sub), now=now, until=until)
-
-    def _end_pointed(self, named: Sequence[Pointer], token: LogoutToken, now: datetime) -> None:
-        if self._site.sign_out_scope == "account":
-            for account in dict.fromkeys(pointer.account for pointer in named):
-                self._end_account(account, token, now)
-            return
-        for pointer in named:
-            row = self._sessions.end_session(
-                pointer.account, pointer.session_id, now=now, pointed=True, spare=self._younger_than(token)
-            )
-            self._audit.record("sign_out", cause="back_channel", account=pointer.account, ended=int(row is not None))
 
     def _end_account(self, account: str, token: LogoutToken, now: datetime) -> None:
         rows = self._sessions.end_account(account, now=now, spare=self._younger_than(token))

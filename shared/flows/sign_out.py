@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from shared import limits
-from shared.errors import AppError, NotFound, NotSignedIn
+from shared.errors import AppError, BadRequest, NotFound, NotSignedIn
 from shared.flows.audit import Audit
-from shared.flows.site import Site
+from shared.flows.site import COOKIES_AT_MOST, Site
 from shared.provider.client import Provider
 from shared.store.rows import Claim, Listing, SessionRow
 from shared.store.sessions import Sessions
@@ -62,14 +62,18 @@ class SignOut:
         sign-out; where no row is left, this browser is signed out and nothing more is claimed.
 
         Raises:
+            BadRequest: more session cookies than can be looked at: nothing was ended, none is taken away.
             StorageUnavailable: it is not done; the cookie stays, so that a retry can finish.
         """
-        done = [self._end(claim, now) for claim in self._site.claims(request)]
-        own = next((out.own for out in done if out.own is not None), None)
-        cleared = self._site.cookies.clear_session()
-        if own is None:
-            return Response.redirect(303, self._site.logged_out_url).with_cookie(cleared)
-        opened = self._sessions.open(own)
+        claims = self._site.claims(request)
+        if len(claims) > COOKIES_AT_MOST:
+            raise BadRequest("too many session cookies to say that the right one is ended")
+        done = [self._end(claim, now) for claim in claims]
+        proven = [out.own for out in done if out.own is not None]
+        if not proven:
+            return self._leave(request, self._site.logged_out_url)
+        # Of two, one was planted: the provider is told neither name.
+        opened = self._sessions.open(proven[0]) if len(proven) == 1 else None
         identity = opened.identity if opened is not None else None
         try:
             with limits.within(limits.REVOCATION):
@@ -82,7 +86,15 @@ class SignOut:
         except AppError as error:
             log.warning("signed out here, the provider's sign-out page is not known: %s", error)
             url = None
-        return Response.redirect(303, url or self._site.logged_out_url).with_cookie(cleared)
+        return self._leave(request, url or self._site.logged_out_url)
+
+    def _leave(self, request: Request, url: str) -> Response:
+        """Takes the session's cookie away, and those of sign-ins under way: none of them goes on behind the sign-out."""
+        cookies = self._site.cookies
+        response = Response.redirect(303, url).with_cookie(cookies.clear_session())
+        for state in cookies.flows(request.headers.get("cookie")):
+            response = response.with_cookie(cookies.clear_flow(state))
+        return response
 
     def is_signed_in(self, request: Request, now: datetime) -> bool:
         """Whether this browser has a live session: ``/auth/logged-out`` claims nothing that did not happen."""
@@ -99,12 +111,16 @@ class SignOut:
             self._sessions.end_known(own, now=now)
             rows = [own]
         else:
-            listing = self._sessions.listing(claim.account, caches=revoking)
+            listing = self._sessions.listing(claim.account)  # no caches: a guess must not make us read them
             own = _proven(listing, claim)
             if own is None:
                 return SignedOut(ended=0, own=None)
             rows = self._sessions.end_account(
-                claim.account, now=now, requester=claim.session_id, listing=listing, caches=revoking
+                claim.account,
+                now=now,
+                requester=claim.session_id,
+                listing=None if revoking else listing,
+                caches=revoking,
             )
         self._audit.record("sign_out", cause="user", account=claim.account, ended=len(rows))
         if revoking:

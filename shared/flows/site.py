@@ -7,7 +7,8 @@ from shared.store.rows import Claim, secret_hash
 from shared.web.cookies import CookieNames, SessionCookie, read
 from shared.web.messages import Request
 
-_COOKIES_READ = 4
+COOKIES_AT_MOST = 32
+"""Session cookies of one request that are looked at; nobody has so many, but for those that a neighbour plants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,8 @@ class Site:
         signs anybody in, while a sign-out ends every one that is proven.
         """
         values = dict.fromkeys(read(request.headers.get("cookie"), self.cookies.session))
-        decoded = [SessionCookie.decode(value) for value in list(values)[:_COOKIES_READ]]
-        return tuple(claim_of(cookie) for cookie in decoded if cookie is not None)
+        decoded = [cookie for value in values if (cookie := SessionCookie.decode(value)) is not None]
+        return tuple(map(claim_of, decoded[: COOKIES_AT_MOST + 1]))  # what is no cookie of ours hides none that is
 
     def claim(self, request: Request) -> Claim | None:
         """The one session that the request's cookies claim; None where there is none or no single one."""

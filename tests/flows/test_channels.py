@@ -1,7 +1,8 @@
 """The provider's sign-outs and the administrator's: whom they end, whom they spare, and what they refuse."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -421,3 +422,38 @@ def test_a_pointer_to_nothing_is_harmless() -> None:
         app.channels.front_channel(front(sid="i"), START)
         assert app.store.index.find(sid_key(ISSUER, "i"))
         assert app.records.written == [("sign_out", "front_channel", "a.t", 0)]
+
+
+@pytest.mark.parametrize("scope", ["account", "session"])
+def test_a_session_state_that_somebody_made_up_keeps_no_other_from_being_signed_out(scope: str) -> None:
+    """It comes unsigned through the browser: naming somebody's ``sid`` there must not refuse the provider's logout token."""
+    app = SmallApp(scope=scope)
+    victim = app.browser("victim.t", sub="victim", sid="the sid")
+    mallory = app.browser("mallory.t", sub="mallory", sid="another", session_state="the sid")
+    app.channels.back_channel(logout_token(sub="victim", sid="the sid"), START)
+    assert not app.lives(victim)
+    assert app.lives(mallory)
+
+
+def test_an_account_that_cannot_be_ended_keeps_no_other_from_being_ended() -> None:
+    """Every session of a ``sid`` is tried; then the whole is not done, and the provider tries again."""
+    app = SmallApp()
+    browsers = [app.browser(account, sid="shared") for account in ("one.t", "two.t")]
+    failing = app.beside(app.store.meddled(before=[raising(StorageUnavailable("down"))]))
+    with pytest.raises(StorageUnavailable):
+        failing.channels.front_channel(get("/auth/frontchannel-logout?sid=shared"), START)
+    assert sorted(app.lives(browser) for browser in browsers) == [False, True]
+
+
+def test_a_logout_token_that_never_expires_is_remembered_for_a_year() -> None:
+    """``exp`` in the year 9999 is no reason for a 500 after the sessions have ended."""
+    app = SmallApp()
+    one = app.browser(sid="i", sub="a.t")
+    provider: Any = app.provider
+    whole = provider.logout_token
+    endless = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
+    provider.logout_token = lambda token, *, now: replace(whole(token, now=now), expires_at=endless)
+    app.channels.back_channel(logout_token(sid="i"), START)
+    assert not app.lives(one)
+    with pytest.raises(TokenInvalid):
+        app.channels.back_channel(logout_token(sid="i"), START)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import NotFound, NotSignedIn, ProviderUnavailable, StorageUnavailable
+from shared.errors import BadRequest, NotFound, NotSignedIn, ProviderUnavailable, StorageUnavailable
 from shared.flows import sign_out as module
 from shared.store.table import Insert, Merge
 from tests.proof.provider import END_SESSION, ISSUER
@@ -93,6 +93,42 @@ def test_every_session_that_a_cookie_proves_ends(scope: str) -> None:
     assert not app.lives(one)
     assert not app.lives(ben)
     assert app.lives(two) is (scope == "session")
+
+
+@pytest.mark.parametrize("scope", ["account", "session"])
+def test_planted_cookies_hide_no_session_from_its_sign_out(scope: str) -> None:
+    """Rubbish and forgeries before the real one, as a neighbouring subdomain can plant them; of more than 32 none is claimed."""
+    app, one, _, _ = crowded(scope)
+    rubbish = [f"session=x{n}" for n in range(60)]
+    planted = [*rubbish, *(f"session={one.forged}" for _ in range(31)), f"session={one.cookie}"]
+    with pytest.raises(BadRequest):
+        many = [*planted, *(f"session={one.forged}" for _ in range(2))]
+        app.sign_out.logout(get("/auth/logout", headers={"cookie": "; ".join(many)}), START)
+    assert app.lives(one)
+    app.sign_out.logout(get("/auth/logout", headers={"cookie": "; ".join(planted)}), START)
+    assert not app.lives(one)
+
+
+def test_of_two_proven_cookies_the_provider_is_told_neither() -> None:
+    """One of them was planted, and nobody knows which: no hint is better than somebody else's."""
+    app = SmallApp()
+    one, two = app.browser(login_hint="one"), app.browser("b.t", login_hint="two")
+    app.sign_out.logout(get("/auth/logout", one, two), START)
+    assert app.provider.end_session is not None
+    assert (app.provider.end_session["logout_hint"], app.provider.end_session["id_token_hint"]) == (None, None)
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["with a session", "without"])
+def test_sign_ins_under_way_in_this_browser_end_with_the_sign_out(live: bool) -> None:
+    """Their cookies are taken away: a tab that was left at the provider signs nobody in behind the sign-out."""
+    app = SmallApp(scope="session")
+    flows = [app.sign_in.begin(get("/auth/login"), START, return_to="/").cookies[-1] for _ in range(2)]
+    session = [f"session={app.browser().cookie}"] if live else []
+    header_value = "; ".join([*session, *(f"{flow.name}={flow.value}" for flow in flows)])
+    response = app.sign_out.logout(get("/auth/logout", headers={"cookie": header_value}), START)
+    assert {(cookie.name, cookie.max_age) for cookie in response.cookies} == {
+        ("session", 0), *((flow.name, 0) for flow in flows)
+    }  # fmt: skip
 
 
 def test_the_provider_is_told_who_and_where_to() -> None:
