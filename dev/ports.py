@@ -11,6 +11,7 @@ from dev import locks
 _EITHER = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 _QUIET = range(15_000, 32_768)
 """Below the ephemeral ports of Linux, macOS and Windows."""
+_given: set[int] = set()
 
 
 class PortTaken(Exception):
@@ -49,10 +50,14 @@ def _has_ipv6() -> bool:
 
 
 def free() -> int:
-    """A free port that no system gives to outgoing connections: it may be a while until its host listens."""
+    """A free port that no system gives to outgoing connections: it may be a while until its host listens.
+
+    None is given twice by one process: of two hosts on one port the first would answer for both.
+    """
     while True:
         port = secrets.choice(_QUIET)
-        if is_free(port):
+        if port not in _given and is_free(port):
+            _given.add(port)
             return port
 
 

@@ -246,6 +246,15 @@ def test_a_taken_port_is_passed_over_or_named(tmp_path: Path) -> None:
     assert ports.is_free(ports.free())
 
 
+def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens yet at a port that was just given: chance must not give it to a second host."""
+    chosen = iter([ports.free()] * 2)
+    other = ports.free()
+    ports._given.discard(other)
+    monkeypatch.setattr(ports.secrets, "choice", lambda _: next(chosen, other))
+    assert ports.free() == other
+
+
 def test_a_port_is_reserved_before_its_host_listens(tmp_path: Path) -> None:
     """Two starts at once do not get the same port; one that has ended gives it back."""
     port = ports.free()
