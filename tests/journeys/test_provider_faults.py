@@ -334,13 +334,13 @@ def met(world: World, cases: list[tuple[Case, str]], *, together: bool = False) 
         world.proxy.reset()
         with ThreadPoolExecutor(len(steps) if together else 1) as pool:
             done = [pool.submit(_meet, world, fault, *act) for _, fault, act in steps]
+        pages = [(case, fault, one.result()) for (case, fault, _), one in zip(steps, done, strict=True)]
         counts = world.proxy.counts()
         assert "elsewhere" not in counts, "a redirect was followed"
         struck = Counter(call for _, fault, (call, _) in steps if call and fault not in ("refused", "mute"))
         if "jwks" in struck:  # they are asked for when the code has been redeemed
             struck["code"] += struck["jwks"]
         assert {call: counts.get(call, 0) for call in struck} == struck, "a request was repeated"
-        pages = [(case, fault, one.result()) for (case, fault, _), one in zip(steps, done, strict=True)]
         steps = [(case, fault, act) for case, fault, page in pages if (act := _next(case, page)) is not None]
 
 
