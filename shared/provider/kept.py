@@ -9,7 +9,7 @@ before a pause is over: a provider that hangs must not take one thread after the
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from shared import limits
 from shared.errors import ProviderFailed, ProviderUnavailable
@@ -22,6 +22,10 @@ RENEWAL = 2.0
 """Seconds for the fetch of a newer value while the old one would do."""
 AFTER_FAILURE = 5.0
 """Seconds before the provider is asked again after a failure when there is no value yet."""
+_MUCH = 1.0
+"""Seconds by which patience has to differ to make a difference."""
+LONGEST = 86_400.0
+"""Seconds after which an old value serves no more: a key that the provider withdrew does not outlive that, come what may."""
 
 
 class Kept(Generic[T]):
@@ -48,7 +52,7 @@ class Kept(Generic[T]):
         self._clock = clock
         self._lock = threading.Lock()
         self._value: tuple[float, T] | None = None
-        self._failure: tuple[float, type[ProviderUnavailable | ProviderFailed], str] | None = None
+        self._failure: _Failure | None = None
         self._wanted_newer: float | None = None
 
     def peek(self) -> T | None:
@@ -63,11 +67,11 @@ class Kept(Generic[T]):
             ProviderUnavailable, ProviderFailed: there is none and it cannot be had.
             Busy: too many wait for it already.
         """
-        value = self._value
-        if value is not None and self._clock() - value[0] < self._max_age:
-            return value[1]
+        value = self._usable()
         if value is None:
             return self._first()
+        if self._clock() - value[0] < self._max_age:
+            return value[1]
         if not self._failed_within(self._pause) and self._lock.acquire(blocking=False):
             try:
                 with limits.within(RENEWAL):
@@ -98,41 +102,67 @@ class Kept(Generic[T]):
     def confirm(self, max_age: float) -> T:
         """The value, fetched no longer than ``max_age`` seconds ago, for whoever wants to know how things are.
 
-        Raises as ``get`` does, old value or not; it needs no place.
+        While another thread asks, what was known last counts.  Raises as ``get`` does, old value or not; it needs no place.
         """
         value = self._value
         if value is not None and self._clock() - value[0] < max_age:
             return value[1]
-        with self._alone():
-            self._raise_recent_failure()
+        self._raise_recent_failure()
+        # Nobody waits here: whoever asks how things are must not take the threads from those who do something.
+        if not self._lock.acquire(blocking=False):
+            if value is not None and self._failure is None:
+                return value[1]
+            raise ProviderUnavailable("another request is asking the provider just now")
+        try:
             return self._ask()
+        finally:
+            self._lock.release()
 
     def _first(self) -> T:
         with self._places.one(), self._alone():
-            if self._value is not None:
-                return self._value[1]
+            value = self._usable()
+            if value is not None:
+                return value[1]
             self._raise_recent_failure()
             return self._ask()
+
+    def _usable(self) -> tuple[float, T] | None:
+        value = self._value
+        return value if value is not None and self._clock() - value[0] < LONGEST else None
 
     def _alone(self) -> "_Turn":
         return _Turn(self._lock)
 
     def _ask(self) -> T:
+        patience = limits.left(limits.PROVIDER)
         try:
             value = self._fetch()
         except (ProviderUnavailable, ProviderFailed) as error:
-            self._failure = (self._clock(), type(error), str(error))
+            ran_out = limits.left(limits.PROVIDER) <= 0
+            self._failure = _Failure(self._clock(), type(error), str(error), patience if ran_out else limits.PROVIDER)
             raise
         self._value, self._failure = (self._clock(), value), None
         return value
 
     def _failed_within(self, seconds: float) -> bool:
-        return self._failure is not None and self._clock() - self._failure[0] < seconds
+        return self._failure is not None and self._clock() - self._failure.at < seconds
 
     def _raise_recent_failure(self) -> None:
-        if self._failure is not None and self._failed_within(AFTER_FAILURE):
-            _, kind, detail = self._failure
-            raise kind(f"{detail} (a moment ago)")
+        failure = self._failure
+        if failure is None or not self._failed_within(AFTER_FAILURE):
+            return
+        # That somebody with less time got no answer says nothing to those who can wait for it.
+        if failure.patience + _MUCH >= limits.left(limits.PROVIDER):
+            raise failure.kind(f"{failure.detail} (a moment ago)")
+
+
+class _Failure(NamedTuple):
+    """``patience``: the seconds that were there for the answer."""
+
+    at: float
+    kind: type[ProviderUnavailable | ProviderFailed]
+    detail: str
+    patience: float
 
 
 class _Turn:

@@ -24,7 +24,6 @@ _SESSION_ID_BYTES = 16
 _SECRET_BYTES = 32
 _SECURE_PREFIXES = ("__secure-", "__host-", "__http-")
 """Browsers take cookies of these names, in any case of letters, only with ``Secure`` (RFC 6265bis, section 4.1.3)."""
-_COOKIES = 200
 _FLOWS = 16
 
 
@@ -108,14 +107,14 @@ def read(header: str | None, name: str) -> tuple[str, ...]:
     """All values of one name in a ``Cookie`` header, in the browser's order (RFC 6265, section 5.4).
 
     Two of one name come from different paths or domains, and nothing says which is ours: the flows decide what that means.
-    One broken pair hides no other.
+    One broken pair hides no other, and no number of them does: the host ends the header at 32 KB.
     """
     return tuple(value for found, value in _pairs(header) if found == name)
 
 
 def _pairs(header: str | None) -> list[tuple[str, str]]:
     pairs = []
-    for part in (header or "").split(";", _COOKIES)[:_COOKIES]:
+    for part in (header or "").split(";"):
         name, separator, value = part.strip(" \t").partition("=")
         if separator:
             pairs.append((name.strip(" \t"), value.strip(" \t")))

@@ -1,13 +1,14 @@
 """A value that is fetched and kept: when it is asked for again, and who waits."""
 
 import threading
+import time
 from collections.abc import Callable  # noqa: TC003 -- no cycle to break here
 
 import pytest
 
 from shared import limits
 from shared.errors import ProviderFailed, ProviderUnavailable
-from shared.provider.kept import AFTER_FAILURE, Kept
+from shared.provider.kept import AFTER_FAILURE, LONGEST, Kept
 
 
 class Source:
@@ -173,3 +174,65 @@ def test_confirming_asks_unless_it_was_just_asked() -> None:
             kept.confirm(60)
     assert source.fetches == 2
     assert kept.get() == "value 1"
+
+
+def test_whoever_confirms_waits_for_nobody() -> None:
+    """A flood of health checks while the provider hangs takes one thread; the others say what was known last."""
+    source = Source()
+    kept = source.kept()
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        under_way.set()
+        assert go_on.wait(10)
+
+    source.meanwhile = hang
+    for known in (False, True):
+        under_way.clear()
+        go_on.clear()
+        asker = threading.Thread(target=kept.confirm, args=(60,))
+        asker.start()
+        assert under_way.wait(10)
+        if known:
+            assert kept.confirm(60) == "value 1"
+        else:
+            with pytest.raises(ProviderUnavailable, match="another request"):
+                kept.confirm(60)
+        go_on.set()
+        asker.join()
+        source.now += 60
+    assert source.fetches == 2
+
+
+def test_whoever_had_no_time_keeps_nobody_from_asking() -> None:
+    """A page that gives the provider a moment, and gets no answer, does not make sign-ins fail that would wait for it."""
+    source = Source()
+    kept = source.kept()
+
+    def time_runs_out() -> None:
+        if limits.left(limits.PROVIDER) < 1:
+            time.sleep(limits.left(1))
+            raise ProviderUnavailable("timeout")
+
+    source.meanwhile = time_runs_out
+    with limits.within(0.05), pytest.raises(ProviderUnavailable, match="^timeout$"):
+        kept.get()
+    with limits.within(0.05), pytest.raises(ProviderUnavailable, match="a moment ago"):
+        kept.get()
+    assert kept.get() == "value 2"
+
+
+def test_a_very_old_value_serves_no_more() -> None:
+    """While the provider cannot be asked, a key that it has withdrawn counts for a day and not for ever."""
+    source = Source()
+    kept = source.kept()
+    kept.get()
+    source.error = ProviderUnavailable("down")
+    source.now += LONGEST - 1
+    assert kept.get() == "value 1"
+    source.now += 31
+    with pytest.raises(ProviderUnavailable):
+        kept.get()
+    source.now += AFTER_FAILURE
+    source.error = None
+    assert kept.get() == f"value {source.fetches}"

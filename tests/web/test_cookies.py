@@ -238,3 +238,10 @@ def test_a_value_that_would_not_survive_is_a_fault_of_ours(value: str) -> None:
     """It is raised where it is made, not lost on the way."""
     with pytest.raises(ValueError, match="would not survive"):
         SetCookie(name="a", value=value, path="/", secure=True, same_site="Lax")
+
+
+@pytest.mark.parametrize("before", [0, 199, 200, 3000])
+def test_no_number_of_cookies_hides_one(before: int) -> None:
+    """Whoever plants cookies before the session's (a neighbouring subdomain) does not make a sign-out overlook it."""
+    planted = "".join(f"a{number}=1; " for number in range(before))
+    assert read(f"{planted}session=mine", "session") == ("mine",)
