@@ -215,7 +215,7 @@ def test_whoever_had_no_time_keeps_nobody_from_asking() -> None:
             raise ProviderUnavailable("timeout")
 
     source.meanwhile = time_runs_out
-    with limits.within(0.05), pytest.raises(ProviderUnavailable, match="^timeout$"):
+    with limits.within(0.05), pytest.raises(ProviderUnavailable, match=r"^timeout$"):
         kept.get()
     with limits.within(0.05), pytest.raises(ProviderUnavailable, match="a moment ago"):
         kept.get()
