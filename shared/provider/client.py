@@ -6,7 +6,7 @@ instance must not pay for MSAL.
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
@@ -175,7 +175,10 @@ class Provider:
 
         def verify(token: str) -> tokens.IdToken:
             verified = self._keys_of(metadata).verify(token, algorithms=metadata.id_token_algs)
-            return tokens.id_token(verified, metadata=metadata, client_id=self._settings.client_id, nonce=nonce, now=now)
+            claims = tokens.id_token(verified, metadata=metadata, client_id=self._settings.client_id, nonce=nonce, now=now)
+            if not discovery.admits(claims.tid, self._settings):
+                raise TokenInvalid("tid: a personal account, and the authority is for organizations")
+            return claims
 
         with self._places.one():
             redeemed = self._msal().redeem(metadata, flow=flow, code=answer["code"], verify=verify, now=now)
@@ -212,10 +215,6 @@ class Provider:
         return token_cache.access_token(
             cache, home_account_id=home_account_id, client_id=self._settings.client_id, scopes=scopes, now=now
         )
-
-    def has_refresh_token(self, cache: bytes) -> bool:
-        """Whether the cache holds a refresh token.  No I/O."""
-        return bool(token_cache.refresh_tokens(cache))
 
     def refresh(
         self, *, cache: bytes, home_account_id: str, scopes: tuple[str, ...], claims: str | None = None, now: datetime
@@ -281,28 +280,28 @@ class Provider:
         )
         return f"{metadata.end_session_endpoint}{'&' if urlsplit(metadata.end_session_endpoint).query else '?'}{query}"
 
-    def revoke(self, cache: bytes) -> int:
-        """Revokes the cache's refresh tokens (RFC 7009) where the provider can, within ``limits.REVOCATION``.
+    def revoke(self, refresh_tokens: Sequence[str]) -> int:
+        """Revokes refresh tokens (RFC 7009) where the provider can, all of them within ``limits.REVOCATION``.
 
         Returns how many it revoked.
 
         Raises:
-            ProviderUnavailable, ProviderFailed: it did not answer, or refused; a courtesy, so the caller only logs it.
+            ProviderUnavailable, ProviderFailed: it did not answer in time, or refused; a courtesy, so the caller only logs it.
             Busy: too many revoke already, and sign-outs need the threads.
         """
-        secrets = token_cache.refresh_tokens(cache)
-        if not secrets:
-            return 0
         with self._revocations.one(), limits.within(limits.REVOCATION):
             endpoint = self.metadata().revocation_endpoint
             if endpoint is None:
                 return 0
-            for secret in secrets:
-                form = {"token": secret, "token_type_hint": "refresh_token", **self._msal().client_authentication(endpoint)}
+            refused: list[int] = []
+            for token in refresh_tokens:
+                form = {"token": token, "token_type_hint": "refresh_token", **self._msal().client_authentication(endpoint)}
                 answer = self._http().post(endpoint, data=form)
                 if answer.status_code != 200:  # noqa: PLR2004 -- HTTP's OK
-                    raise ProviderFailed(f"revocation: answered {answer.status_code}")
-        return len(secrets)
+                    refused.append(answer.status_code)
+        if refused:
+            raise ProviderFailed(f"revocation: {len(refused)} of {len(refresh_tokens)} refused, the first with {refused[0]}")
+        return len(refresh_tokens)
 
     # -- what is made when it is needed
 

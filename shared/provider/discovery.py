@@ -73,6 +73,11 @@ def is_configured(iss: str, settings: ProviderSettings) -> bool:
     return any(re.fullmatch(form, iss) for form in _forms(trimmed(settings.authority)))
 
 
+def admits(tid: str | None, settings: ProviderSettings) -> bool:
+    """Whether the authority is for that tenant: ``organizations`` has the template of ``common``, and no personal accounts."""
+    return tid != _CONSUMERS or settings.oidc or trimmed(settings.authority).rpartition("/")[2].lower() != "organizations"
+
+
 def is_issuer(iss: str, metadata: ProviderMetadata) -> bool:
     """Whether ``iss`` is the metadata's issuer, or fits it where that is a template."""
     if TENANT not in metadata.issuer:

@@ -36,7 +36,10 @@ class Graph:
         with self._places.one():
             answer = self._http().get(f"{self._endpoint}/me", headers={"Authorization": f"Bearer {token}"})
         if answer.status_code == 401:  # noqa: PLR2004 - Unauthorized
-            raise InteractionRequired("Graph refused the token", claims=challenge(answer.headers.get("www-authenticate", "")))
+            claims = challenge(answer.headers.get("www-authenticate", ""))
+            if claims is None:  # a new sign-in would bring the same token again, and the user here, and so on
+                raise ProviderFailed("Graph refused the token without a challenge")
+            raise InteractionRequired("Graph refused the token", claims=claims)
         try:
             profile = json.loads(answer.text)
         except (ValueError, RecursionError) as error:

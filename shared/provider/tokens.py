@@ -48,7 +48,8 @@ def id_token(token: Verified, *, metadata: ProviderMetadata, client_id: str, non
     """
     claims = token.claims
     issuer = _issuer(token, metadata)
-    _audience(claims, client_id)
+    if len(_audience(claims, client_id)) > 1 and claims.get("azp") is None:
+        raise TokenInvalid("azp: missing though there are several audiences")
     _expires(claims, now)
     issued_at = _issued(claims, now)
     if not hmac.compare_digest(_text(claims, "nonce").encode(), nonce.encode()):
@@ -119,16 +120,16 @@ def _fits(iss: str, key_issuer: str) -> bool:
     return re.fullmatch(re.escape(key_issuer).replace(re.escape(TENANT), r"[^/]+"), iss) is not None
 
 
-def _audience(claims: Mapping[str, Any], client_id: str) -> None:
+def _audience(claims: Mapping[str, Any], client_id: str) -> list[str]:
+    """``aud``, which names this app, as ``azp`` does where it is there; logout tokens need none for several audiences."""
     aud = claims.get("aud")
     audiences = [aud] if isinstance(aud, str) else aud
     if not isinstance(audiences, list) or not all(isinstance(each, str) for each in audiences) or client_id not in audiences:
         raise TokenInvalid("aud: not this app")
     azp = claims.get("azp")
-    if azp is None and len(audiences) > 1:
-        raise TokenInvalid("azp: missing though there are several audiences")
     if azp is not None and azp != client_id:
         raise TokenInvalid("azp: not this app")
+    return audiences
 
 
 def _expires(claims: Mapping[str, Any], now: datetime) -> datetime:

@@ -80,7 +80,7 @@ from shared.provider.client import Provider
 from shared.provider.values import ProviderSettings
 provider = Provider(ProviderSettings(authority="https://login.microsoftonline.com/common", oidc=False, client_id="c",
     client_secret="s", redirect_uri="https://a/auth/callback", scopes=(), response_mode="form_post"))
-provider.configured_issuer(), provider.metadata_if_known(), provider.has_refresh_token(b"{}")
+provider.configured_issuer(), provider.metadata_if_known()
 provider.issuer_matches("https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0")
 print([name for name in ("msal", "jwt", "requests", "urllib3", "cryptography", "ssl") if name in sys.modules])
 """
@@ -157,7 +157,7 @@ def test_a_sign_in_gives_who_it_is_and_the_cache(op: FakeProvider, client: Make)
     assert signed_in.home_account_id == HOME
     assert signed_in.issued_at - signed_in.auth_time == timedelta(seconds=60)
     assert set(json.loads(signed_in.cache)) == {"AccessToken", "RefreshToken", "Account"}
-    assert provider.has_refresh_token(signed_in.cache)
+    assert token_cache.refresh_tokens(signed_in.cache) == ["rt-1"]
     token = provider.token_from_cache(cache=signed_in.cache, home_account_id=HOME, scopes=("User.Read",), now=NOW)
     assert token is not None
     assert token.value == "at-1"
@@ -174,7 +174,7 @@ def test_auth_time_falls_back_to_the_time_of_issue(op: FakeProvider, client: Mak
 def test_no_refresh_token_is_no_error(op: FakeProvider, client: Make) -> None:
     """A provider that gives none still signs people in."""
     provider = client()
-    assert not provider.has_refresh_token(sign_in(provider, op, members={"refresh_token": None}).cache)
+    assert token_cache.refresh_tokens(sign_in(provider, op, members={"refresh_token": None}).cache) == []
 
 
 SUBJECTS = [
@@ -727,16 +727,28 @@ def test_no_end_session_endpoint_no_address(op: FakeProvider, client: Make) -> N
 
 def test_refresh_tokens_are_revoked_where_the_provider_can(op: FakeProvider, client: Make, cache: bytes) -> None:
     """RFC 7009, with the client's own credential."""
-    assert client().revoke(cache) == 0
+    tokens = token_cache.refresh_tokens(cache)
+    assert client().revoke(tokens) == 0
     op.metadata = {"revocation_endpoint": f"{op.authority}/revoke"}
-    assert client().revoke(cache) == 1
+    assert client().revoke(tokens) == 1
     assert op.asked("/revoke")[0].form == {
         "token": "rt-1",
         "token_type_hint": "refresh_token",
         "client_id": CLIENT_ID,
         "client_secret": SECRET,
     }
-    assert client().revoke(b"{}") == 0
+    assert client().revoke([]) == 0
+
+
+def test_one_refresh_token_that_is_refused_keeps_no_other_from_being_revoked(op: FakeProvider, client: Make) -> None:
+    """All are tried; then the caller is told."""
+    op.metadata = {"revocation_endpoint": f"{op.authority}/revoke"}
+    provider = client()
+    provider.metadata()
+    op.faults = {"/revoke": "500"}
+    with pytest.raises(ProviderFailed, match="2 of 2 refused"):
+        provider.revoke(["rt-1", "rt-2"])
+    assert [request.form["token"] for request in op.asked("/revoke")] == ["rt-1", "rt-2"]
 
 
 @pytest.mark.parametrize("fault", ["500", "hang", "close"])
@@ -748,7 +760,7 @@ def test_a_failed_revocation_is_one_of_ours_and_short(op: FakeProvider, client: 
     op.faults = {"/revoke": fault}
     started = time.monotonic()
     with pytest.raises((ProviderFailed, ProviderUnavailable)):
-        provider.revoke(cache)
+        provider.revoke(token_cache.refresh_tokens(cache))
     assert time.monotonic() - started < 6
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.x509.oid import NameOID
 
 from shared.errors import AppError, ProviderFailed, ProviderUnavailable, SettingsInvalid
-from shared.provider import certificate
+from shared.provider import certificate, token_cache
 from shared.provider.client import Provider
 from tests.provider.fake_provider import CLIENT_ID, FakeProvider
 
@@ -162,7 +162,7 @@ def test_msal_signs_in_and_refreshes_with_the_certificate(
     provider.refresh(cache=signed_in.cache, home_account_id=signed_in.home_account_id, scopes=("User.Read",), now=now)
     op.metadata = {"revocation_endpoint": f"{op.authority}/revoke"}
     other = client(client_secret=None, client_certificate=data)
-    assert other.revoke(signed_in.cache) == 1
+    assert other.revoke(token_cache.refresh_tokens(signed_in.cache)) == 1
     sent = [request.form for request in op.requests if request.form]
     assert len(sent) == 3
     assert all(form["client_assertion_type"] == ASSERTION and "client_secret" not in form for form in sent)

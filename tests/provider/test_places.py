@@ -110,9 +110,9 @@ def test_revocations_have_places_of_their_own(op: FakeProvider, client: Make) ->
     provider = client(places=places, revocations=revocations)
     provider.metadata()
     with taken(places):
-        assert provider.revoke(CACHE) == 1
+        assert provider.revoke(["rt"]) == 1
     with taken(revocations), pytest.raises(Busy):
-        provider.revoke(CACHE)
+        provider.revoke(["rt"])
     assert len(op.asked("/revoke")) == 1
 
 

@@ -165,6 +165,8 @@ GOOD_LOGOUT_CHANGES: list[dict[str, Any]] = [
     {"sid": ...},
     {"sub": None},
     {"aud": ["app"]},
+    {"aud": ["app", "other"]},
+    {"aud": ["app", "other"], "azp": "app"},
     {"events": {EVENT: {"x": 1}, "other": 1}},
     {"exp": T - LEEWAY + 1},
     {"iat": T + LEEWAY},
@@ -184,7 +186,8 @@ def test_logout_tokens_that_pass(changes: dict[str, Any]) -> None:
 
 BAD_LOGOUT_CHANGES: list[dict[str, Any]] = [
     *({"iss": value} for value in ["https://evil.example", *BAD_TEXTS]),
-    *({"aud": value} for value in ["other", [], ["app", "other"], None, ...]),
+    *({"aud": value} for value in ["other", [], ["another", "other"], None, ...]),
+    {"aud": ["app", "other"], "azp": "other"},
     *({name: value} for name in ("exp", "iat") for value in BAD_TIMES),
     {"exp": T - LEEWAY},
     {"iat": T + LEEWAY + 1},
