@@ -3,15 +3,18 @@
     python -m shared.admin sign-out FILE        one account a line; "-" reads standard input
     python -m shared.admin sessions ACCOUNT     the account's sessions
 
-A line is a ``home_account_id`` (or PartitionKey), ``oid,tid``, ``sub:…``, or a JSON object as the administrator's route takes
-it; empty lines and those that begin with # do not count.  Settings come from the environment, or from the ``Values`` of a file
-named with ``--settings``; storage by identity works with the operator's own sign-in (``az login``).  Which app it is
-(authority, ``CLIENT_ID``) and where its tables are is all that is needed: no key, no secret.
+An account, and a line, is a ``home_account_id`` (or PartitionKey), ``oid,tid``, ``sub:…``, or a JSON object as the
+administrator's route takes it; empty lines and those that begin with # do not count.  Settings come from the environment, or
+from the ``Values`` of a file named with ``--settings``; storage by identity works with the operator's own sign-in (``az
+login``).  Which app it is (authority, ``CLIENT_ID``) and where its tables are is all that is needed: no key, no secret, and
+nothing else that may be wrong with the settings of an app that is down.  With its keys and its secret, refresh tokens are
+revoked at the provider, too.
 """
 
 import argparse
 import base64
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +27,16 @@ from shared.errors import AppError, SettingsInvalid
 from shared.settings import CREDENTIALS, REFERENCES, load
 
 _WIDTH = 30
+_NEEDED = (
+    "AUTHORITY",
+    "OIDC_AUTHORITY",
+    "CLIENT_",
+    "TOKEN_STORE",
+    "AzureWebJobsStorage",
+    "SEALING_KEYS",
+    "SESSIONS_NOT_BEFORE",
+)
+"""How the settings begin that say which app it is, where its tables are, and which sessions are dead anyway."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("sign-out", help="sign out every account of a file").add_argument("file")
     commands.add_parser("sessions", help="list an account's sessions").add_argument("account")
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     try:
         app = build(load(_environment(options.settings)))
         if options.command == "sessions":
-            return show_sessions(app, options.account)
+            return show_sessions(app, _wish(options.account))
         lines = sys.stdin.read() if options.file == "-" else Path(options.file).read_text("utf-8-sig")
     except SettingsInvalid as error:
         print("The settings have faults:", *error.faults, sep="\n  ", file=sys.stderr)
@@ -69,9 +83,12 @@ def sign_out(app: App, lines: Iterable[str]) -> int:
     return 1 if failed else 0
 
 
-def show_sessions(app: App, account: str) -> int:
-    """Lists the account's sessions: when they began and end, and what used them; no tokens."""
-    for row in app.sessions.listing(app.channels.account(account)).rows:
+def show_sessions(app: App, wish: object) -> int:
+    """Lists the sessions of the accounts that a wish names: when they began and end, and what used them; no tokens."""
+    rows = [row for account in app.channels.accounts(wish) for row in app.sessions.listing(account).rows]
+    if not rows:
+        print("no sessions", file=sys.stderr)
+    for row in rows:
         session = app.sessions.open(row)
         state = "live" if app.sessions.is_standing(row, now()) else "expired"
         times = "  ".join(_time(row.values.get(name)) for name in ("CreatedAt", "IdleExpiresAt", "ExpiresAt"))
@@ -95,7 +112,8 @@ def _wish(line: str) -> Any:
 def _environment(file: Path | None) -> Mapping[str, str]:
     values = json.loads(file.read_text("utf-8-sig")).get("Values", {}) if file is not None else {}
     given = {**os.environ, **{name: str(value) for name, value in values.items()}}
-    return {**given, **_not_needed(given)}
+    needed = {name: value for name, value in given.items() if name.startswith(_NEEDED)}
+    return {**needed, **_not_needed(needed)}
 
 
 def _not_needed(given: Mapping[str, str]) -> dict[str, str]:
@@ -104,11 +122,9 @@ def _not_needed(given: Mapping[str, str]) -> dict[str, str]:
     def usable(name: str) -> bool:
         return bool(given.get(name)) and not given[name].startswith(REFERENCES)
 
-    stand_ins = {
-        "REDIRECT_URI": "https://operator.invalid/auth/callback",
-        "SEALING_KEYS": f"operator:{base64.b64encode(os.urandom(32)).decode()}",
-    }
-    instead = {name: value for name, value in stand_ins.items() if not usable(name)}
+    instead = {"REDIRECT_URI": "https://operator.invalid/auth/callback"}
+    if not usable("SEALING_KEYS"):
+        instead["SEALING_KEYS"] = f"operator:{base64.b64encode(os.urandom(32)).decode()}"
     if not any(map(usable, CREDENTIALS)):
         instead |= {**dict.fromkeys((*CREDENTIALS, "CLIENT_CERTIFICATE_PASSWORD"), ""), "CLIENT_SECRET": "none"}
     return instead

@@ -31,6 +31,7 @@ from shared.store.table import Table
 from shared.web.cookies import CookieNames
 
 _INDEX_THREADS = 16
+_SWEEP_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ def assemble(settings: Settings, *, sessions_table: Table, index_table: Table, c
     )
     app = app_hash(settings)
     ring = KeyRing(settings.sealing_keys)
-    index = Index(table=Metered(index_table), app=app, parallel=_Threads())
+    index = Index(table=Metered(index_table), app=app, parallel=_Threads("index", _INDEX_THREADS))
     sessions = Sessions(
         table=Metered(sessions_table),
         index=index,
@@ -111,7 +112,7 @@ def assemble(settings: Settings, *, sessions_table: Table, index_table: Table, c
     site = Site(
         origin=settings.origin,
         https=settings.https,
-        cookies=CookieNames(session=settings.cookie_name, secure=settings.https),
+        cookies=CookieNames(session=settings.cookie_name),
         sign_out_scope=settings.sign_out_scope,
         response_mode=settings.response_mode,
         scopes=settings.scopes,
@@ -125,7 +126,7 @@ def assemble(settings: Settings, *, sessions_table: Table, index_table: Table, c
         access=Access(site=site, provider=provider, sessions=sessions, audit=audit, clock=now, places=places),
         sign_out=SignOut(site=site, provider=provider, sessions=sessions, audit=audit, idle=settings.idle),
         channels=Channels(site=site, provider=provider, sessions=sessions, index=index, audit=audit),
-        sweep=Sweep(sessions=sessions, index=index),
+        sweep=Sweep(sessions=sessions, index=index, parallel=_Threads("sweep", _SWEEP_THREADS)),
         graph=Graph(settings.graph_endpoint, places=places),
         check_storage=check_storage,
     )
@@ -137,10 +138,13 @@ def app_hash(settings: Settings) -> str:
 
 
 class _Threads:
-    """Calls at once, in threads of their own: the worker's pool may be full of those who wait for us."""
+    """Calls at once, in threads of their own: the worker's pool may be full of those who wait for us.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=_INDEX_THREADS, thread_name_prefix="index")
+    What waits for calls in one of these must not itself be a call in the same one.
+    """
+
+    def __init__(self, name: str, count: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix=name)
 
     def __call__(self, calls: Sequence[Callable[[], object]]) -> None:
         if len(calls) == 1:

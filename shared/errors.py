@@ -12,7 +12,7 @@ class AppError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    public: ClassVar[str] = "Something went wrong on our side. Nothing was changed."
+    public: ClassVar[str] = "Something went wrong on our side. Please try again in a moment."
     retry_after: ClassVar[int | None] = None
     """Seconds for ``Retry-After``, where trying again later makes sense."""
 
@@ -81,11 +81,15 @@ class NotFound(AppError):
 
 
 class MethodNotAllowed(AppError):
-    """The route exists; this method is not the configured one."""
+    """The route exists; this method is not the configured one, which is ``allowed``."""
 
     status = 405
     code = "method_not_allowed"
     public = "This address does not accept that method."
+
+    def __init__(self, detail: str, *, allowed: str) -> None:
+        super().__init__(detail)
+        self.allowed = allowed
 
 
 class SignedOutMeanwhile(AppError):

@@ -57,9 +57,9 @@ class Front:
     def serve(self, req: HttpRequest, route: Route) -> HttpResponse:
         """Answers one request by one route."""
         request = request_of(req)
-        return http_response(
-            self._secured(self._answer(route.__name__, request, lambda app: route(app, request, now())), route)
-        )
+        with limits.within(limits.REQUEST):
+            answer = self._answer(route.__name__, request, lambda app: route(app, request, now()), json=route in routes.JSON)
+            return http_response(self._secured(answer, route))
 
     def health(self, req: HttpRequest) -> HttpResponse:
         """``GET /health``: also where the settings have faults."""
@@ -90,7 +90,8 @@ class Front:
 
     def reply(self, req: HttpRequest, answer: Callable[[Request], Response]) -> HttpResponse:
         """A protected function's answer with all of our headers, for a page of ours."""
-        return http_response(self._secured(answer(request_of(req)), None))
+        with limits.within(limits.REQUEST):
+            return http_response(self._secured(answer(request_of(req)), None))
 
     # -- for those who write functions
 
@@ -150,39 +151,47 @@ class Front:
 
     # -- what is the same for all
 
-    def _answer(self, name: str, request: Request, work: Callable[[App], Response]) -> Response:
-        """Does the work and turns errors into answers.  The log has the route's name: a path may hold an id, a query more."""
+    def _answer(self, name: str, request: Request, work: Callable[[App], Response], *, json: bool = False) -> Response:
+        """Does the work and turns errors into answers, for a route of ``json`` into JSON whatever the client takes.
+
+        The log has the route's name: a path may hold an id, a query more.
+        """
         try:
             with limits.within(limits.REQUEST), measured():
                 return work(self.app())
         except AppError as error:
             level = logging.INFO if error.status < 500 else logging.ERROR  # noqa: PLR2004
             log.log(level, "%s answered %d %s: %s", name, error.status, error.code, error)
-            return routes.failure(error, request)
+            return routes.failure(error, request, json=json)
         except Exception:
             log.exception("%s failed", name)
-            return routes.failure(AppError(), request)
+            return routes.failure(AppError(), request, json=json)
 
     def _secured(self, response: Response, route: Route | None) -> Response:
         settings = self._settings
         if settings is None:
             return secured(response, https=False, form_action=(), frame_ancestors=())
-        origins = self._provider_origins() if response.content_type.startswith("text/html") else ()
         framable = route is routes.frontchannel_logout
+        # A cold instance asks the provider for a page that somebody may go on from, not for an iframe that nobody looks at.
+        is_page = response.content_type.startswith("text/html")
+        origins = self._provider_origins(ask=not framable) if is_page and self._app is not None else ()
         return secured(response, https=settings.https, form_action=origins, frame_ancestors=origins if framable else ())
 
-    def _provider_origins(self) -> tuple[str, ...]:
+    def _provider_origins(self, *, ask: bool) -> tuple[str, ...]:
         """Where our forms end up (a form's redirect counts for ``form-action``) and who may frame the front-channel answer.
 
-        A cold instance asks the provider, briefly; while it does not answer, the authority's own origin has to do.
+        A cold instance may ask the provider, briefly; while it does not answer, the authority's own origin has to do.
         """
-        app = self.app()
-        urls = [app.provider.configured_issuer()]
-        try:
-            with limits.within(limits.REVOCATION):
-                metadata = app.provider.metadata()
+        provider = self.app().provider
+        urls = [provider.configured_issuer()]
+        metadata = provider.metadata_if_known()
+        if metadata is None and ask:
+            try:
+                with limits.within(limits.REVOCATION):
+                    metadata = provider.metadata()
+            except AppError as error:
+                log.info("the provider's addresses are not known yet: %s", error)
+        if metadata is not None:
             urls += [metadata.authorization_endpoint, metadata.end_session_endpoint or ""]
-        except AppError as error:
-            log.info("the provider's addresses are not known yet: %s", error)
         parts = [urlsplit(url) for url in urls if url]
         return tuple(dict.fromkeys(f"{part.scheme}://{part.netloc}" for part in parts if part.netloc))

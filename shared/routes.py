@@ -13,7 +13,10 @@ from shared.app import App
 from shared.errors import (
     AppError,
     BadRequest,
+    BodyTooLarge,
     Busy,
+    MethodNotAllowed,
+    NotFound,
     NotSignedIn,
     ProviderFailed,
     ProviderUnavailable,
@@ -133,7 +136,7 @@ def backchannel_logout(app: App, request: Request, now: datetime) -> Response:
     try:
         request.require_body()
         app.channels.back_channel(request, now)
-    except (BadRequest, TokenInvalid) as error:
+    except (BadRequest, TokenInvalid, BodyTooLarge) as error:
         log.warning("back-channel logout refused: %s: %s", error.code, error)
         return Response.json(400, {"error": "invalid_request", "error_description": "The logout token was refused."})
     except (StorageUnavailable, ProviderUnavailable, ProviderFailed, Busy) as error:
@@ -209,15 +212,20 @@ def _ended(app: App, ended: int, *, own: bool) -> Response:
 
 
 def end_sessions_form(app: App, request: Request, now: datetime) -> Response:
-    """``POST /auth/sessions/end``: the same for a page's form, ``id`` or ``all``."""
+    """``POST /auth/sessions/end``: the same for a page's form, ``id`` or ``all``.  A device that is gone is a success."""
     request.require_body()
     request.require_same_origin(app.site.origin)
     form = request.form()
     session_id, everything = form.one("id"), form.one("all")
     if (session_id is None) is (everything is None):
         raise BadRequest("id or all, one of them")
-    if session_id is not None and not app.sign_out.end_device(request, session_id, now):
-        return Response.redirect(303, app.site.origin + "/")
+    if session_id is not None:
+        try:
+            own = app.sign_out.end_device(request, session_id, now)
+        except NotFound:
+            own = False
+        if not own:
+            return Response.redirect(303, app.site.origin + "/")
     if everything is not None:
         app.sign_out.end_everywhere(request, now)
     return Response.redirect(303, app.site.logged_out_url).with_cookie(app.site.cookies.clear_session())
@@ -252,9 +260,16 @@ def health(app: App, request: Request, now: datetime) -> Response:
 # -- errors
 
 
-def failure(error: AppError, request: Request) -> Response:
+JSON: frozenset[Route] = frozenset({me, sessions, end_session, end_sessions, backchannel_logout, admin_sign_out})
+"""Routes for programs: their errors are JSON, too, whatever ``Accept`` says."""
+
+
+def failure(error: AppError, request: Request, *, json: bool = False) -> Response:
     """An error as a page for people and as ``application/problem+json`` for everybody else."""
-    response = Response.html(error.status, pages.error(error)) if request.wants_html else Response.problem(error)
+    as_page = request.wants_html and not json
+    response = Response.html(error.status, pages.error(error)) if as_page else Response.problem(error)
+    if isinstance(error, MethodNotAllowed):
+        response = response.with_header("Allow", error.allowed)
     return response.with_header("Retry-After", str(error.retry_after)) if error.retry_after is not None else response
 
 

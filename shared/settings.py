@@ -67,9 +67,13 @@ class Settings:
 
     @property
     def origin(self) -> str:
-        """The app's public origin: that of ``REDIRECT_URI``, whatever ``Host`` or ``X-Forwarded-*`` say."""
-        url = urlsplit(self.redirect_uri)
-        return f"{url.scheme}://{url.netloc}".lower()
+        """The app's public origin: that of ``REDIRECT_URI``, whatever ``Host`` or ``X-Forwarded-*`` say.
+
+        As browsers write it in ``Origin``: in lower case, without the scheme's own port (RFC 6454, section 6.2).
+        """
+        url = urlsplit(self.redirect_uri.lower())
+        own_port = {"https": ":443", "http": ":80"}[url.scheme]
+        return f"{url.scheme}://{url.netloc.removesuffix(own_port)}"
 
     @property
     def https(self) -> bool:
@@ -206,11 +210,16 @@ class _Reader:
     def _connection_string(self, name: str, value: str) -> str:
         if value.replace(" ", "").rstrip(";").lower() == "usedevelopmentstorage=true":
             return _DEVELOPMENT_STORAGE
-        parts = dict(part.split("=", 1) for part in value.split(";") if "=" in part)
-        parts = {key.strip().lower(): text for key, text in parts.items()}
+        pairs = [part.strip().partition("=") for part in value.split(";") if part.strip()]
+        parts = {key.strip().lower(): text.strip() for key, _, text in pairs}
         signed = "sharedaccesssignature" in parts or {"accountname", "accountkey"} <= parts.keys()
-        if not signed or not ({"accountname", "tableendpoint"} & parts.keys()):
+        whole = all(key.strip() and text.strip() for key, _, text in pairs) and len(parts) == len(pairs)
+        if not whole or not signed or not ({"accountname", "tableendpoint"} & parts.keys()):
             self._fault(name, "must be a storage connection string")
+        elif _decoded(parts.get("accountkey", "AA==")) is None:
+            self._fault(name, "must have an AccountKey in base64")
+        elif "tableendpoint" in parts and not _is_http(parts["tableendpoint"]):
+            self._fault(name, "must have a TableEndpoint that is an http or https address")
         return value
 
     def _sealing_keys(self) -> tuple[tuple[str, bytes], ...]:
@@ -234,7 +243,7 @@ class _Reader:
 
     def _cookie_name(self, *, https: bool) -> str:
         name = self._get("SESSION_COOKIE_NAME") or ("__Secure-session" if https else "session")
-        fault = check_name(name, https=https)
+        fault = check_name(name)
         if fault:
             self._fault("SESSION_COOKIE_NAME", fault)
         return name
@@ -315,6 +324,14 @@ class _Reader:
         fault = f"{name} {text}"
         if fault not in self.faults:
             self.faults.append(fault)
+
+
+def _is_http(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and (url.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def _decoded(text: str) -> bytes | None:

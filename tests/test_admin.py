@@ -14,6 +14,7 @@ from shared import admin
 from shared.app import App, app_hash, assemble, now
 from shared.errors import StorageUnavailable
 from shared.settings import load
+from shared.store.rows import hashed_account_key
 from shared.store.table import Merge
 from tests.support.small_store import Store, raising
 
@@ -132,14 +133,40 @@ def test_an_accounts_sessions_are_shown_without_tokens(operator: Operator, capsy
     assert len(store.tables[0].list("a.t")) == 4  # looking changes nothing
 
 
-def test_settings_from_a_file_go_before_the_environment(operator: Operator, tmp_path: Path) -> None:
+def test_what_is_wrong_with_other_settings_does_not_matter(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be why the app is down; its keys, if they are there, have to be keys."""
+    for name in ("SESSION_COOKIE_NAME", "SESSION_IDLE_MINUTES", "REDIRECT_URI", "SCOPES", "GRAPH_ENDPOINT", "RESPONSE_MODE"):
+        monkeypatch.setenv(name, '"')
+    assert admin.main(["sessions", "a.t"]) == 0
+    monkeypatch.setenv("SEALING_KEYS", "no key")
+    assert admin.main(["sessions", "a.t"]) == 2
+
+
+def test_sessions_are_listed_by_any_name(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
+    """By account, by ``oid,tid`` (guests too), by ``sub``, as JSON; nobody's are said to be none."""
+    guest, _ = operator.store.sign_in("guest.home", oid="g", tid="t")
+    odd, _ = operator.store.sign_in(hashed_account_key(ISSUER, "some/one"))
+    for wish, found in (("guest.home", guest), ("g,t", guest), ("sub:some/one", odd), ('{"oid": "g", "tid": "t"}', guest)):
+        assert admin.main(["sessions", wish]) == 0
+        assert capsys.readouterr().out.startswith(found.id)
+    assert admin.main(["sessions", "nobody"]) == 0
+    assert capsys.readouterr() == ("", "no sessions\n")
+    assert admin.main(["sessions", "{"]) == 1
+
+
+def test_settings_from_a_file_go_before_the_environment(
+    operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The ``Values`` of a ``local.settings.json``, numbers and all."""
     file = tmp_path / "local.settings.json"
     file.write_text(
-        json.dumps({"IsEncrypted": False, "Values": {"CLIENT_ID": "other", "SESSIONS_PER_ACCOUNT": 7}}), "utf-8-sig"
+        json.dumps({"IsEncrypted": False, "Values": {"CLIENT_ID": "other", "TOKEN_STORE_TABLE_PREFIX": 7}}), "utf-8-sig"
     )
+    assert admin.main(["--settings", str(file), "sessions", "a.t"]) == 2
+    assert "TOKEN_STORE_TABLE_PREFIX must be letters and digits" in capsys.readouterr().err
+    file.write_text(json.dumps({"Values": {"CLIENT_ID": "other", "TOKEN_STORE_TABLE_PREFIX": "theirs"}}), "utf-8-sig")
     assert admin.main(["--settings", str(file), "sessions", "a.t"]) == 0
-    assert (operator.built[0].client_id, operator.built[0].sessions_per_account) == ("other", 7)
+    assert (operator.built[0].client_id, operator.built[0].table_prefix) == ("other", "theirs")
     file.write_text("{}")
     assert admin.main(["--settings", str(file), "sessions", "a.t"]) == 0
     assert operator.built[1].client_id == "client"

@@ -62,7 +62,10 @@ def test_all_faults_come_at_once_and_by_name() -> None:
         ("CLIENT_ID", "a b"), ("CLIENT_CERTIFICATE", "-----BEGIN x"), ("CLIENT_MANAGED_IDENTITY", "system"), ("CLIENT_CERTIFICATE_PASSWORD", "x"),
         ("REDIRECT_URI", "http://app.example/auth/callback"), ("REDIRECT_URI", "https://app.example/callback"), ("REDIRECT_URI", "https://app.example/auth/callback/"),
         ("REDIRECT_URI", "https://app.example/auth/callback?x=1"), ("REDIRECT_URI", "/auth/callback"), ("REDIRECT_URI", "https://app.example:99999/auth/callback"),
-        ("SCOPES", 'User.Read "x"'), ("TOKEN_STORE", "nonsense"), ("TOKEN_STORE", "AccountName=a"), ("TOKEN_STORE__tableServiceUri", "https://a.table.core.windows.net"),
+        ("SCOPES", 'User.Read "x"'), ("TOKEN_STORE", "nonsense"), ("TOKEN_STORE", "AccountName=a"), ("TOKEN_STORE", "AccountName=a;AccountKey=a2V5;junk"), ("TOKEN_STORE", "AccountName=;AccountKey="),
+        ("TOKEN_STORE", "AccountName=a;AccountKey=***"), ("TOKEN_STORE", "AccountName=a;AccountKey=a2V5;TableEndpoint=junk"),
+        ("TOKEN_STORE", "SharedAccessSignature=s;TableEndpoint=https://[::1"), ("TOKEN_STORE", "AccountName=a;AccountName=b;AccountKey=a2V5"),
+        ("TOKEN_STORE__tableServiceUri", "https://a.table.core.windows.net"),
         ("TOKEN_STORE_TABLE_PREFIX", "a-b"), ("TOKEN_STORE_TABLE_PREFIX", "1a"), ("TOKEN_STORE_TABLE_PREFIX", "x" * 60),
         ("SEALING_KEYS", "k1"), ("SEALING_KEYS", "k1:AAAA"), ("SEALING_KEYS", f"k1:{KEY},k1:{KEY}"), ("SEALING_KEYS", f"k 1:{KEY}"), ("SEALING_KEYS", "k1:" + "A" * 43 + "="),
         ("SIGN_OUT_SCOPE", "everything"), ("SESSION_IDLE_MINUTES", "0"), ("SESSION_IDLE_MINUTES", "-1"), ("SESSION_IDLE_MINUTES", "1e3"), ("SESSION_IDLE_MINUTES", "٣"),
@@ -136,6 +139,19 @@ def test_the_functions_storage_is_the_fallback() -> None:
         {**{k: v for k, v in GOOD.items() if k != "TOKEN_STORE"}, "AzureWebJobsStorage": "UseDevelopmentStorage=true"}
     )
     assert "127.0.0.1:10002" in (settings.storage.connection_string or "")
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("https://App.example:443", "https://app.example"), ("https://app.example:8443", "https://app.example:8443"),
+        ("http://localhost:80", "http://localhost"), ("http://localhost:7071", "http://localhost:7071"),
+        ("http://localhost:443", "http://localhost:443"), ("http://[::1]:7071", "http://[::1]:7071"),
+    ],
+)  # fmt: skip
+def test_the_origin_is_what_browsers_say(address: str, origin: str) -> None:
+    """In ``Origin`` they leave out the scheme's own port, and write everything in lower case."""
+    assert load({**GOOD, "REDIRECT_URI": f"{address}/auth/callback"}).origin == origin
 
 
 def test_not_before_is_a_time_with_or_without_a_zone() -> None:

@@ -36,7 +36,7 @@ class Audit:
         Args:
             event: ``sign_in`` or ``sign_out``.
             cause: the way it came: ``callback``, ``user``, ``everywhere``, ``device``, ``front_channel``, ``back_channel``,
-                ``administrator``, ``refresh_token_dead``.
+                ``administrator``, ``refresh_token_dead``, ``another_account`` (somebody else signed in in that browser).
             account: the account key, logged as its pseudonym.
             ended: how many sessions are gone.
         """

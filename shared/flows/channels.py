@@ -11,11 +11,11 @@ from typing import Any
 
 from shared.errors import AppError, BadRequest, StorageUnavailable, TokenInvalid
 from shared.flows.audit import Audit
-from shared.flows.sign_out import caches_of, revoke
+from shared.flows.revocation import Revocation
 from shared.flows.site import Site
 from shared.provider.client import Provider
 from shared.provider.values import LogoutToken
-from shared.store.index import Index, Pointer, end_key, jti_key, oid_key, sid_key, sub_key
+from shared.store.index import SUB_WITHOUT_SID, Index, Pointer, end_key, jti_key, oid_key, sid_key, sub_key
 from shared.store.rows import account_key, hashed_account_key, oid_account
 from shared.store.sealing import digest
 from shared.store.sessions import CLOCK_LEEWAY, KEEP_ENDED, Sessions, Spare
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 ADMIN_LIST = 20
 """Accounts in one call of the administrator."""
-_SID_LIMIT = 512
 _KEPT_AT_MOST = timedelta(days=366)
 """How long a ``jti`` is kept, whatever ``exp`` its token has."""
 _NAME_LIMIT = 1024
@@ -44,6 +43,7 @@ class Channels:
         self._index = index
         self._audit = audit
         self._issuer = provider.configured_issuer()
+        self._revocation = Revocation(provider=provider, sessions=sessions)
 
     # -- front-channel (OpenID Connect Front-Channel Logout 1.0, section 2)
 
@@ -65,12 +65,14 @@ class Channels:
             sid, iss = params.one("sid"), params.one("iss")
         except BadRequest:
             return False
-        if not sid or len(sid) > _SID_LIMIT or not sid.isprintable():
+        if not sid:
             return False
         if iss is not None and not self._provider.issuer_matches(iss):
             return False
         key = sid_key(self._issuer, sid)
         named = [pointer for pointer in self._index.find(key) if iss is None or pointer.issuer == iss]
+        # First those that an ID token vouched for: ``session_state`` comes unsigned, from whoever likes.
+        named.sort(key=lambda pointer: pointer.sid != digest(self._issuer, sid))
         self._end_named(named, now, cause="front_channel")
         own = self._site.claim(request)
         return own is not None and any(p.account == own.account and p.session_id == own.session_id for p in named)
@@ -78,18 +80,21 @@ class Channels:
     def _end_named(self, named: Sequence[Pointer], now: datetime, *, cause: str, spare: Spare | None = None) -> None:
         """Ends each, or its account.  One that fails keeps no other from being ended; then the whole is not done."""
         failed: StorageUnavailable | None = None
-        accounts = self._site.sign_out_scope == "account"
-        for pointer in {pointer.account: pointer for pointer in named}.values() if accounts else named:
+        by_account: dict[str, list[Pointer]] = {}
+        for pointer in named:
+            by_account.setdefault(pointer.account, []).append(pointer)
+        for account, pointers in by_account.items():
             try:
-                if accounts:
-                    ended = len(self._sessions.end_account(pointer.account, now=now, spare=spare))
+                if self._site.sign_out_scope == "account":
+                    rows = self._sessions.end_named_account(pointers, now=now, spare=spare)
                 else:
-                    row = self._sessions.end_session(pointer.account, pointer.session_id, now=now, pointed=True, spare=spare)
-                    ended = int(row is not None)
+                    found = [self._sessions.end_named_session(pointer, now=now, spare=spare) for pointer in pointers]
+                    rows = [row for row in found if row is not None]
             except StorageUnavailable as error:
                 failed = error
                 continue
-            self._audit.record("sign_out", cause=cause, account=pointer.account, ended=ended)
+            if rows is not None:
+                self._audit.record("sign_out", cause=cause, account=account, ended=len(rows))
         if failed is not None:
             raise failed
 
@@ -147,6 +152,8 @@ class Channels:
         until = now + KEEP_ENDED
         if token.sid is not None:
             self._index.end(end_key(self._issuer, "sid", token.sid), now=now, until=until, sub=who)
+            if token.sub is not None:  # sessions of that user that record no ``sid`` end as well
+                self._index.end(end_key(self._issuer, SUB_WITHOUT_SID, token.sub), now=now, until=until)
         elif token.sub is not None:
             self._index.end(end_key(self._issuer, "sub", token.sub), now=now, until=until)
 
@@ -186,35 +193,45 @@ class Channels:
             raise BadRequest("each account is an object of strings")
         if any(not value or len(value) > _NAME_LIMIT or not value.isprintable() for value in entry.values()):
             raise BadRequest("a name is empty, too long or not printable")
-        names = {name: _lower_guids(value) for name, value in entry.items()}
-        match sorted(names):
-            case ["account"]:
-                return (self.account(names["account"]),), None
-            case ["oid", "tid"]:
-                return (oid_account(names["oid"], names["tid"]),), oid_key(names["tid"], names["oid"])
-            case ["sub"]:
-                # With client_info from the provider the account is not the sub itself, but may be its hash.
-                sub = names["sub"]
-                return tuple({account_key(sub, self._issuer, sub), hashed_account_key(self._issuer, sub)}), None
-            case _:
-                raise BadRequest("each account is named by account, by oid and tid, or by sub")
+        # GUIDs are lower case at Entra ID, whoever types them; another provider's may not be: both spellings are meant.
+        accounts: dict[str, None] = {}
+        for names in ({name: _lower_guids(value) for name, value in entry.items()}, entry):
+            match sorted(names):
+                case ["account"]:
+                    accounts[self._account(names["account"])] = None
+                case ["oid", "tid"]:
+                    accounts[oid_account(names["oid"], names["tid"])] = None
+                case ["sub"]:
+                    # With client_info from the provider the account is not the sub itself, but may be its hash.
+                    sub = names["sub"]
+                    accounts |= dict.fromkeys((account_key(sub, self._issuer, sub), hashed_account_key(self._issuer, sub)))
+                case _:
+                    raise BadRequest("each account is named by account, by oid and tid, or by sub")
+        return tuple(accounts), oid_key(entry["tid"], entry["oid"]) if "oid" in entry else None
 
-    def account(self, name: str) -> str:
+    def _account(self, name: str) -> str:
         """The account key for a ``home_account_id`` or for a PartitionKey itself."""
-        name = _lower_guids(name)
         return name if _HASHED.fullmatch(name) else account_key(name, self._issuer, name)
 
+    def accounts(self, wish: object) -> Iterator[str]:
+        """The keys of the accounts that one of the administrator's wishes may mean, one by one.
+
+        Raises:
+            BadRequest: it is malformed.
+        """
+        return self._one_by_one(*self._accounts(wish))
+
     def _end_for_administrator(self, named: tuple[tuple[str, ...], str | None], now: datetime) -> int:
-        ended: list[Row] = []
-        metadata = self._provider.metadata_if_known()
-        revoking = metadata is not None and metadata.revocation_endpoint is not None
+        ended = 0
+        tokens: list[str] = []
         for account in self._one_by_one(*named):
-            rows = self._sessions.end_account(account, now=now, caches=revoking)
+            listing = self._sessions.listing(account)
+            tokens += self._revocation.tokens(listing.rows)
+            rows = self._sessions.end_account(account, now=now, listing=listing)
             self._audit.record("sign_out", cause="administrator", account=account, ended=len(rows))
-            ended += rows
-        if revoking:
-            revoke(self._provider, caches_of(self._sessions, ended))
-        return len(ended)
+            ended += len(rows)
+        self._revocation.revoke(tokens)
+        return ended
 
     def _one_by_one(self, accounts: tuple[str, ...], partition: str | None) -> Iterator[str]:
         """The accounts to end; looks for others only when the named ones have ended.

@@ -24,13 +24,13 @@ _PLAIN_LIMIT = 16 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """A sign-in under way.  ``flow`` is the provider wing's; ``had`` is the session the browser had at the start."""
+    """A sign-in under way.  ``flow`` is the provider wing's; ``had`` are the sessions that the browser claimed then."""
 
     state: str
     flow: Mapping[str, Any] = field(repr=False)
     return_to: str
     started_at: datetime
-    had: Claim | None
+    had: tuple[Claim, ...]
 
     def is_over(self, now: datetime) -> bool:
         """Whether it took too long, or began further in the future than clocks differ."""
@@ -50,13 +50,12 @@ class PendingSeal:
         Raises:
             ValueError: it would be too large for a cookie.
         """
-        had = pending.had
         plain = json.dumps(
             {
                 "flow": dict(pending.flow),
                 "return_to": pending.return_to,
                 "started_at": pending.started_at.timestamp(),
-                "had": [had.account, had.session_id, had.secret_hash] if had is not None else None,
+                "had": [[claim.account, claim.session_id, claim.secret_hash] for claim in pending.had],
             },
             separators=(",", ":"),
         )
@@ -76,13 +75,15 @@ class PendingSeal:
             unpacking = zlib.decompressobj()
             plain = unpacking.decompress(self._ring.open(key_id, sealed, *self._place(state)), _PLAIN_LIMIT)
             data = json.loads(plain)
-            had = data["had"]
             return Pending(
                 state=state,
                 flow=data["flow"],
                 return_to=data["return_to"],
                 started_at=datetime.fromtimestamp(data["started_at"], UTC),
-                had=Claim(account=had[0], session_id=had[1], secret_hash=had[2]) if had else None,
+                had=tuple(
+                    Claim(account=account, session_id=session_id, secret_hash=secret_hash)
+                    for account, session_id, secret_hash in data["had"]
+                ),
             )
         except (BrokenSealError, UnknownKeyError, zlib.error, ValueError, KeyError, TypeError):
             return None

@@ -29,6 +29,8 @@ _STATE = re.compile(r"[A-Za-z0-9_-]{22}")
 _ANSWER = ("code", "state", "iss", "session_state", "client_info", "error", "error_description", "error_uri", "error_codes")
 _HINT_LIMIT = 320
 _USER_AGENT_LIMIT = 512
+_HAD_AT_MOST = 3
+"""Sessions that a sign-in ends because the browser had them; more than one are there where somebody planted cookies."""
 
 
 class SignIn:
@@ -85,7 +87,8 @@ class SignIn:
             domain_hint=domain_hint,
             claims=claims,
         )
-        pending = Pending(state=state, flow=asked.flow, return_to=return_to, started_at=now, had=self._site.claim(request))
+        had = self._site.claims(request)[:_HAD_AT_MOST]
+        pending = Pending(state=state, flow=asked.flow, return_to=return_to, started_at=now, had=had)
         cookies = self._site.cookies
         form_post = self._site.response_mode == "form_post"
         response = Response.redirect(302, asked.url)
@@ -111,14 +114,15 @@ class SignIn:
         1. Whose answer is it?  The sealed cookie named by ``state`` says who started what, when.
         2. Is it true?  The provider's wing redeems the code and checks everything.
         3. Insert the session, unless a sign-out came since the flow started.
-        4. End the session of another account that this browser had.
+        4. End the sessions of other accounts that this browser had.
 
         Raises:
             MethodNotAllowed: the other one of GET and POST than ``RESPONSE_MODE`` says.
             AppError: see the tree; nobody is signed in.
         """
-        if (request.method == "POST") is not (self._site.response_mode == "form_post"):
-            raise MethodNotAllowed("RESPONSE_MODE is " + self._site.response_mode)
+        allowed = "POST" if self._site.response_mode == "form_post" else "GET"
+        if request.method != allowed:
+            raise MethodNotAllowed(f"RESPONSE_MODE is {self._site.response_mode}", allowed=allowed)
         params = request.form() if request.method == "POST" else request.params()
         answer = {name: value for name in _ANSWER if (value := params.one(name)) is not None}
         if "code" in answer and "error" in answer:
@@ -127,8 +131,10 @@ class SignIn:
         signed_in = self._provider.redeem(flow=pending.flow, answer=answer, now=now)
         secret = secrets.token_urlsafe(32)
         session, replaced = self._sessions.create(self._new(request, pending, signed_in, secret), now=now)
-        ended = replaced + self._end_other_account(pending.had, session.account, now)
-        self._audit.record("sign_in", cause="callback", account=session.account, ended=ended)
+        self._audit.record("sign_in", cause="callback", account=session.account, ended=replaced)
+        for claim in pending.had:
+            if claim.account != session.account:
+                self._end_other_account(claim, now)
         cookie = SessionCookie(account=session.account, session_id=session.id, secret=secret)
         return (
             Response.redirect(303, pending.return_to)
@@ -186,19 +192,17 @@ class SignIn:
             had=pending.had,
         )
 
-    def _end_other_account(self, had: Claim | None, account: str, now: datetime) -> int:
+    def _end_other_account(self, had: Claim, now: datetime) -> None:
         """A browser has one session: that of another account, if its secret proves it, ends.  The new one stands already."""
-        if had is None or had.account == account:
-            return 0
         try:
             other = self._sessions.proven(had)
             if other is None:
-                return 0
+                return
             self._sessions.end_known(other, now=now)
         except StorageUnavailable as error:
             log.warning("the browser's earlier session is left to expire: %s", error)
-            return 0
-        return 1
+            return
+        self._audit.record("sign_out", cause="another_account", account=had.account, ended=1)
 
 
 def _hint(params: Params, name: str) -> str | None:

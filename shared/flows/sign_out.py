@@ -6,13 +6,14 @@ sign-outs and the administrator's are ``channels.py``.
 
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from shared import limits
 from shared.errors import AppError, BadRequest, NotFound, NotSignedIn
 from shared.flows.audit import Audit
+from shared.flows.revocation import Revocation
 from shared.flows.site import COOKIES_AT_MOST, Site
 from shared.provider.client import Provider
 from shared.store.rows import Claim, Listing, SessionRow
@@ -35,14 +36,6 @@ class Device:
     user_agent: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedOut:
-    """What a sign-out did: how many sessions are gone, and the row of the one that asked (None where none was left)."""
-
-    ended: int
-    own: Row | None
-
-
 class SignOut:
     """The user's own sign-out."""
 
@@ -52,6 +45,7 @@ class SignOut:
         self._sessions = sessions
         self._audit = audit
         self._idle = idle
+        self._revocation = Revocation(provider=provider, sessions=sessions)
 
     # -- here
 
@@ -68,8 +62,13 @@ class SignOut:
         claims = self._site.claims(request)
         if len(claims) > COOKIES_AT_MOST:
             raise BadRequest("too many session cookies to say that the right one is ended")
-        done = [self._end(claim, now) for claim in claims]
-        proven = [out.own for out in done if out.own is not None]
+        proven: list[Row] = []
+        tokens: list[str] = []
+        for account in dict.fromkeys(claim.account for claim in claims):
+            own, revocable = self._end(account, [claim for claim in claims if claim.account == account], now)
+            proven += own
+            tokens += revocable
+        self._revocation.revoke(tokens)
         if not proven:
             return self._leave(request, self._site.logged_out_url)
         # Of two, one was planted: the provider is told neither name.
@@ -101,35 +100,27 @@ class SignOut:
         rows = [self._sessions.proven(claim) for claim in self._site.claims(request)]
         return any(row is not None and self._sessions.is_standing(row, now) for row in rows)
 
-    def _end(self, claim: Claim, now: datetime) -> SignedOut:
-        """Ends what the claim proves.  A row whose key this instance does not have ends as well: others may have it."""
-        revoking = self._revokes()
-        if self._site.sign_out_scope == "session":
-            own = self._sessions.proven(claim)
-            if own is None:
-                return SignedOut(ended=0, own=None)
-            self._sessions.end_known(own, now=now)
-            rows = [own]
-        else:
-            listing = self._sessions.listing(claim.account)  # no caches: a guess must not make us read them
-            own = _proven(listing, claim)
-            if own is None:
-                return SignedOut(ended=0, own=None)
-            rows = self._sessions.end_account(
-                claim.account,
-                now=now,
-                requester=claim.session_id,
-                listing=None if revoking else listing,
-                caches=revoking,
-            )
-        self._audit.record("sign_out", cause="user", account=claim.account, ended=len(rows))
-        if revoking:
-            revoke(self._provider, caches_of(self._sessions, rows))
-        return SignedOut(ended=len(rows), own=own)
+    def _end(self, account: str, claims: Sequence[Claim], now: datetime) -> tuple[list[Row], list[str]]:
+        """Ends what the claims of one account prove; the rows that they prove, and the refresh tokens that may be revoked.
 
-    def _revokes(self) -> bool:
-        metadata = self._provider.metadata_if_known()
-        return metadata is not None and metadata.revocation_endpoint is not None
+        A row whose key this instance does not have ends as well: others may have it.
+        """
+        if self._site.sign_out_scope == "session":
+            own = [row for claim in claims if (row := self._sessions.proven(claim)) is not None]
+            tokens = self._revocation.tokens(own)
+            for row in own:
+                self._sessions.end_known(row, now=now)
+            ended = len(own)
+        else:
+            listing = self._sessions.listing(account)
+            own = [row for row in listing.rows if any(claim.proves(row) for claim in claims)]
+            if not own:
+                return [], []
+            tokens = self._revocation.tokens([*own, *(row for row in listing.rows if row not in own)])
+            ended = len(self._sessions.end_account(account, now=now, requester=own[0].key, listing=listing))
+        if own:
+            self._audit.record("sign_out", cause="user", account=account, ended=ended)
+        return own, tokens
 
     # -- the user's devices
 
@@ -167,8 +158,8 @@ class SignOut:
             raise NotFound("no such session in this account")
         ended = self._sessions.end_session(mine.account, session_id, now=now)
         self._audit.record("sign_out", cause="device", account=mine.account, ended=int(ended is not None))
-        if ended is not None and self._revokes():
-            revoke(self._provider, caches_of(self._sessions, [ended]))
+        if ended is not None:
+            self._revocation.revoke(self._revocation.tokens([ended]))
         return session_id == mine.id
 
     def end_everywhere(self, request: Request, now: datetime) -> int:
@@ -178,13 +169,10 @@ class SignOut:
             NotSignedIn: the cookie proves no live session.
         """
         mine, listing = self._own(request, now)
-        revoking = self._revokes()
-        rows = self._sessions.end_account(
-            mine.account, now=now, requester=mine.id, listing=None if revoking else listing, caches=revoking
-        )
+        tokens = self._revocation.tokens(listing.rows)
+        rows = self._sessions.end_account(mine.account, now=now, requester=mine.id, listing=listing)
         self._audit.record("sign_out", cause="everywhere", account=mine.account, ended=len(rows))
-        if revoking:
-            revoke(self._provider, caches_of(self._sessions, rows))
+        self._revocation.revoke(tokens)
         return len(rows)
 
     def _own(self, request: Request, now: datetime) -> tuple[SessionRow, Listing]:
@@ -201,26 +189,4 @@ class SignOut:
 
 def _proven(listing: Listing, claim: Claim) -> Row | None:
     """The listed row that the claim proves: the list that a sign-out needs anyway authenticates it too."""
-    return next((row for row in listing.rows if row.key == claim.session_id and claim.fits(row)), None)
-
-
-def caches_of(sessions: Sessions, rows: Iterable[Row]) -> list[bytes]:
-    """The token caches of rows that are gone, as far as they open."""
-    opened = [sessions.open(row) for row in rows]
-    return [session.cache for session in opened if session is not None and session.cache]
-
-
-def revoke(provider: Provider, caches: Sequence[bytes]) -> None:
-    """Revokes refresh tokens at the provider (RFC 7009), for at most 2 s in all; failure is only logged.
-
-    The local deletion is the sign-out and is done already; this is a courtesy to whoever holds a copy.
-    """
-    try:
-        with limits.within(limits.REVOCATION):
-            for cache in caches:
-                if limits.left(limits.REVOCATION) <= 0:
-                    log.warning("time is up, some refresh tokens were not revoked at the provider")
-                    return
-                provider.revoke(cache)
-    except AppError as error:
-        log.warning("refresh tokens were not revoked at the provider: %s", error)
+    return next((row for row in listing.rows if claim.proves(row)), None)

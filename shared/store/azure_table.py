@@ -53,7 +53,8 @@ _CONFLICTS: Mapping[str, type[Conflict]] = {
     "ResourceNotFound": RowMissing,
     "EntityNotFound": RowMissing,
 }
-_BY_STATUS: Mapping[int, type[Conflict]] = {409: RowExists, 412: RowChanged, 404: RowMissing}
+_BY_STATUS: Mapping[int, type[Conflict]] = {409: RowExists, 412: RowChanged}
+"""Without a code of storage's own.  A 404 is none of these: a gateway's would say that there is no session."""
 _ILLEGAL = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
 _OPTIONS: dict[str, Any] = {"retry_total": 0, "permit_redirects": False, "user_agent": "functions-sign-out"}
 
@@ -185,16 +186,17 @@ class _AzureTable:
         keys = {"PartitionKey": partition, "RowKey": operation.key}
         match operation:
             case Delete(key=key, etag=etag):
-                statuses: list[int] = []
+                answers: list[Any] = []
                 self._client.delete_entity(
                     partition,
                     key,
                     **_condition(etag),
                     **_timeouts(),
-                    raw_response_hook=lambda response: statuses.append(response.http_response.status_code),
+                    raw_response_hook=lambda response: answers.append(response.http_response),
                 )
-                if statuses[-1:] == [404]:  # the SDK passes over it
-                    raise RowMissing(key)
+                if answers[-1].status_code == 404:  # noqa: PLR2004 - Not Found, which the SDK takes for success
+                    missing = HttpResponseError(response=answers[-1])
+                    raise RowMissing(key) if _code(missing) == "TableNotFound" else missing
                 return ""
             case Insert(values=values):
                 answer = self._client.create_entity({**keys, **_outgoing(values)}, **_timeouts())
@@ -243,8 +245,8 @@ def _attempt(what: str, work: Callable[[], T], *, table_missing: type[Exception]
                 if code == "TableNotFound":
                     raise table_missing(what) from None
                 if error.status_code is not None and error.status_code not in _TRANSIENT:
-                    conflict = _CONFLICTS.get(code) or _BY_STATUS.get(error.status_code)
-                    if conflict is not None and (code in _CONFLICTS or not code):
+                    conflict = _CONFLICTS.get(code) if code else _BY_STATUS.get(error.status_code)
+                    if conflict is not None:
                         raise conflict(what) from None
                     raise StorageUnavailable(_said(what, error)) from None
                 said, wish = _said(what, error), _retry_after(error)

@@ -39,6 +39,7 @@ class Pointer:
     """Where an index row points: a session of an account, and who vouched for whom.
 
     ``issuer`` is the concrete one; ``sub`` and ``sid`` are ``digest(configured issuer, …)``; no ``sid`` recorded is "".
+    ``written_at``: when the sign-in wrote it, a moment before it inserts the session.
     """
 
     account: str
@@ -46,6 +47,7 @@ class Pointer:
     issuer: str
     sub: str
     sid: str
+    written_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,8 @@ def sub_key(issuer: str, sub: str) -> str:
 
 
 def oid_key(tid: str, oid: str) -> str:
-    """Administrator's sign-out by tenant and object id."""
-    return "oid:" + digest(tid, oid)
+    """Administrator's sign-out by tenant and object id, in whatever case they are written."""
+    return "oid:" + digest(tid.lower(), oid.lower())
 
 
 def jti_key(issuer: str, jti: str) -> str:
@@ -85,8 +87,12 @@ def jti_key(issuer: str, jti: str) -> str:
     return "jti:" + digest(issuer, jti)
 
 
+SUB_WITHOUT_SID = "sub without sid"
+"""A logout of ``sid`` and ``sub`` ends that user's sessions that record no ``sid``, too, and no others."""
+
+
 def end_key(issuer: str, name: str, value: str) -> str:
-    """A verified back-channel logout of ``name`` (``sid`` or ``sub``)."""
+    """A verified back-channel logout of ``name``: ``sid``, ``sub``, or ``SUB_WITHOUT_SID``."""
     return "end:" + digest(issuer, name, value)
 
 
@@ -132,6 +138,8 @@ class Index:
             "Sub": pointer.sub,
             "Sid": pointer.sid,
         }
+        if pointer.written_at is not None:
+            values["WrittenAt"] = pointer.written_at
 
         def write(partition: str) -> Callable[[], object]:
             return lambda: self._table.write(partition, Upsert(key=pointer.session_id, values=values))
@@ -155,6 +163,7 @@ class Index:
                 issuer=str(row.values["Issuer"]),
                 sub=str(row.values.get("Sub", "")),
                 sid=str(row.values.get("Sid", "")),
+                written_at=written_at if isinstance(written_at := row.values.get("WrittenAt"), datetime) else None,
             )
             for row in self._table.list(partition)
             if self._is_ours(row) and {"Account", "Issuer"} <= row.values.keys()

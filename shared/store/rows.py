@@ -80,6 +80,10 @@ class Claim:
         stored = row.values.get("SecretHash")
         return isinstance(stored, str) and hmac.compare_digest(stored.encode(), self.secret_hash.encode())
 
+    def proves(self, row: Row) -> bool:
+        """Whether this is the row that is claimed, and the secret fits."""
+        return (row.partition, row.key) == (self.account, self.session_id) and self.fits(row)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:

@@ -15,13 +15,25 @@ import contextlib
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from shared.errors import NotSignedIn, SignedOutMeanwhile, StorageUnavailable
-from shared.store.index import VERSION, Index, Pointer, end_key, exp_key, keys_of, oid_key, sid_key, sub_key
+from shared.store.index import (
+    SUB_WITHOUT_SID,
+    VERSION,
+    Due,
+    Index,
+    Pointer,
+    end_key,
+    exp_key,
+    keys_of,
+    oid_key,
+    sid_key,
+    sub_key,
+)
 from shared.store.rows import ACCOUNT_ROW, Claim, Identity, Listing, Rows, SessionRow, created_at, oid_account, time_or_never
 from shared.store.sealing import BrokenSealError, KeyRing, UnknownKeyError, digest
 from shared.store.table import (
@@ -47,7 +59,9 @@ FLOW_LIFETIME = timedelta(minutes=10)
 CLOCK_LEEWAY = timedelta(minutes=5)
 """How far the clocks of two instances may be apart."""
 KEEP_ENDED = FLOW_LIFETIME + CLOCK_LEEWAY
-"""How long the mark of a sign-out has to stay: no older sign-in can come back after it."""
+"""How long the account row has to stay: no older sign-in can come back after it, and nobody looks for a mark any more."""
+UNDER_WAY = CLOCK_LEEWAY + timedelta(minutes=1)
+"""How long an index row may be there before its session is: a request's time, on clocks that differ."""
 LEASE = timedelta(seconds=30)
 LEASE_NEEDED = timedelta(seconds=12)
 """What must be left of a lease to begin a token request (10 s) and to write its result."""
@@ -59,7 +73,8 @@ _MARKS = 20
 class NewSession:
     """A sign-in that the provider vouched for.
 
-    ``backchannel``: the provider has back-channel logout.  ``had`` is the session this browser had when the flow started.
+    ``backchannel``: the provider has back-channel logout.  ``had`` are the sessions that this browser's cookies claimed when
+    the flow started: one at most, unless somebody planted another.
     """
 
     account: str
@@ -70,7 +85,7 @@ class NewSession:
     cache: bytes = field(repr=False)
     session_state: str | None
     backchannel: bool
-    had: Claim | None
+    had: tuple[Claim, ...]
 
 
 Spare = Callable[[Row], bool]
@@ -106,7 +121,7 @@ class Sessions:
         self._ended_at = f"EndedAt_{app}"  # apps that share the tables share the account row, not their sign-outs
         self._columns = [
             *("V", "App", "KeyId", "SecretHash", "CreatedAt", "AuthTime", "ExpiresAt", "IdleExpiresAt", "IndexKeys"),
-            *("Identity", "Tombstone", "Marks", "EndedAt", self._ended_at),
+            *("Identity", "Tombstone", "Marks", "MarkedAt", "EndedAt", self._ended_at),
         ]
 
     # -- reading
@@ -127,9 +142,9 @@ class Sessions:
         row = self.proven(claim)
         return self._open_or_remove(row) if row is not None and self._rows.is_session(row) else None
 
-    def listing(self, account: str, *, caches: bool = False) -> Listing:
-        """The account's rows of this app, without their token caches unless asked for: one storage request."""
-        rows = self._table.list(account, columns=None if caches else self._columns)
+    def listing(self, account: str) -> Listing:
+        """The account's rows of this app, without their token caches: one storage request."""
+        rows = self._table.list(account, columns=self._columns)
         return Listing(
             rows=tuple(row for row in rows if self._rows.is_mine(row)),
             tombstones=frozenset(row.key for row in rows if "Tombstone" in row.values and row.values.get("App") == self._app),
@@ -142,6 +157,11 @@ class Sessions:
             return self._rows.open(row) if self._rows.is_session(row) else None
         except (BrokenSealError, UnknownKeyError):
             return None
+
+    def whole(self, row: Row) -> SessionRow | None:
+        """The session of a listed row, with its token cache: one point read where the row came without."""
+        found: Row | None = row if "CacheParts" in row.values else self._table.read(row.partition, row.key)
+        return self.open(found) if found is not None else None
 
     def is_standing(self, row: Row, now: datetime) -> bool:
         """``is_live`` for a row that need not open here: another instance may have its key."""
@@ -202,6 +222,8 @@ class Sessions:
         return session, len(replaced)
 
     def _insert(self, session: SessionRow, new: NewSession, mark: str) -> Sequence[Row]:
+        if self._not_before is not None and new.flow_started_at < self._not_before:
+            raise SignedOutMeanwhile("SESSIONS_NOT_BEFORE is later than the sign-in's start")
         listing = self.listing(session.account)
         if new.backchannel and self._ended_by_backchannel(new):
             raise SignedOutMeanwhile("back-channel logout since the sign-in started")
@@ -225,7 +247,7 @@ class Sessions:
                     session.account,
                     [
                         Insert(key=session.id, values=self._rows.values(session)),
-                        self._account_operation(listing, mark),
+                        self._account_operation(listing, mark, now=session.created_at),
                         *(Delete(key=row.key) for row in leaving),
                     ],
                 )
@@ -238,6 +260,8 @@ class Sessions:
     def _ended_by_backchannel(self, new: NewSession) -> bool:
         identity = new.identity
         names = [("sub", identity.sub), *(("sid", sid) for sid in _sids(new))]
+        if identity.sid is None:
+            names.append((SUB_WITHOUT_SID, identity.sub))
         who = digest(self._issuer, identity.sub)
         ends = [self._index.ended_at(end_key(self._issuer, name, value), sub=who) for name, value in names]
         return any(end is not None and end >= new.flow_started_at for end in ends)
@@ -247,8 +271,8 @@ class Sessions:
 
         The account of a sign-in under way is known to nobody else, so the mark stands in the account of that name.
         """
-        key = _named_by_oid(session)
-        row = self._table.read(key, ACCOUNT_ROW) if key is not None else None
+        named = _oid_and_tid(session)
+        row = self._table.read(oid_account(*named), ACCOUNT_ROW) if named is not None else None
         ended_at = row.values.get(self._ended_at) if row is not None else None
         return isinstance(ended_at, datetime) and ended_at >= new.flow_started_at
 
@@ -256,10 +280,7 @@ class Sessions:
         """The rows that this sign-in ends: the same browser's, and the oldest over the limit."""
         same_browser = {key for key in session.index_keys if key.startswith("sid:")}
         leaving = [
-            row
-            for row in listing.rows
-            if same_browser & set(keys_of(row))
-            or (new.had is not None and new.had.account == session.account and _is_claimed(new.had, row))
+            row for row in listing.rows if same_browser & set(keys_of(row)) or any(claim.proves(row) for claim in new.had)
         ]
         names = {row.key for row in leaving}
         staying = sorted((row for row in listing.rows if row.key not in names), key=created_at)
@@ -272,8 +293,9 @@ class Sessions:
         keys += [sid_key(self._issuer, sid) for sid in _sids(new)]
         if new.backchannel:
             keys.append(sub_key(self._issuer, identity.sub))
-        if identity.oid and identity.tid and _named_by_oid(session) is not None:
-            keys.append(oid_key(identity.tid, identity.oid))
+        named = _oid_and_tid(session)
+        if named is not None:
+            keys.append(oid_key(*reversed(named)))
         return tuple(keys)
 
     def _abandon(self, session: SessionRow, *, now: datetime) -> None:
@@ -294,6 +316,7 @@ class Sessions:
             issuer=identity.issuer,
             sub=digest(self._issuer, identity.sub),
             sid=digest(self._issuer, identity.sid) if identity.sid else "",
+            written_at=session.created_at,
         )
 
     # -- a session in use
@@ -397,7 +420,6 @@ class Sessions:
         now: datetime,
         requester: str = "",
         listing: Listing | None = None,
-        caches: bool = False,
         spare: Spare | None = None,
     ) -> list[Row]:
         """Ends every session of the account and refuses every sign-in that is under way.  Returns the rows that are gone.
@@ -411,10 +433,9 @@ class Sessions:
         """
 
         def listed() -> Listing:
-            found = self.listing(account, caches=caches)
-            return replace(found, rows=tuple(row for row in found.rows if spare is None or not spare(row)))
+            return _without(self.listing(account), spare)
 
-        listing = listed() if listing is None else listing
+        listing = listed() if listing is None else _without(listing, spare)
         filed = False
         mark = secrets.token_urlsafe(9)
         gone: dict[str, Row] = {}
@@ -435,7 +456,10 @@ class Sessions:
                 if conflicts < _CONFLICTS // 2:
                     self._table.transact(
                         account,
-                        [self._account_operation(listing, mark, ended_at=now), *(Delete(key=row.key) for row in batch)],
+                        [
+                            self._account_operation(listing, mark, now=now, ended_at=now),
+                            *(Delete(key=row.key) for row in batch),
+                        ],
                     )
                 else:
                     self._end_one_by_one(account, listing, batch, mark, now)
@@ -460,20 +484,38 @@ class Sessions:
 
     def _end_one_by_one(self, account: str, listing: Listing, batch: Sequence[Row], mark: str, now: datetime) -> None:
         """What is left when the transaction lost every race: the mark first, then each row by itself."""
-        self._table.write(account, self._account_operation(listing, mark, ended_at=now))
+        self._table.write(account, self._account_operation(listing, mark, now=now, ended_at=now))
         for row in batch:
             try:
                 self._table.write(account, Delete(key=row.key))
             except RowMissing:
                 continue
 
+    def end_named_account(self, pointers: Sequence[Pointer], *, now: datetime, spare: Spare | None = None) -> list[Row] | None:
+        """``end_account`` for one account that index rows led to; None where they are leftovers, and nothing was done.
+
+        A row whose session is gone is harmless: it must not sign people out who came later.  Only while its session may
+        still be on its way is the account ended for it.  The session that was named goes last, so that a repetition finds it.
+        """
+        account = pointers[0].account
+        listing = self.listing(account)
+        there = {pointer.session_id for pointer in pointers} & {row.key for row in listing.rows}
+        if not there and not any(_is_under_way(pointer, now) for pointer in pointers):
+            return None
+        return self.end_account(account, now=now, requester=min(there, default=""), listing=listing, spare=spare)
+
+    def end_named_session(self, pointer: Pointer, *, now: datetime, spare: Spare | None = None) -> Row | None:
+        """``end_session`` for a session that an index row led to, also where it is still on its way."""
+        pointed = _is_under_way(pointer, now)
+        return self.end_session(pointer.account, pointer.session_id, now=now, pointed=pointed, spare=spare)
+
     def end_session(
         self, account: str, session_id: str, *, now: datetime, pointed: bool = False, spare: Spare | None = None
     ) -> Row | None:
         """Ends one session and leaves the account's others alone.  Returns its row, None where there was none.
 
-        ``pointed``: an index row led here.  Then a sign-in may be about to insert that session, and a tombstone under its keys
-        makes its transaction fail.
+        ``pointed``: its index rows are written.  Then a sign-in may be about to insert that session, and a tombstone under its
+        keys makes its transaction fail.
 
         Raises:
             StorageUnavailable: the sign-out is not done; it can be repeated.
@@ -551,38 +593,37 @@ class Sessions:
 
     # -- sweeping: ``flows/sweep.py`` decides, these act
 
-    def sweep_session(
-        self, account: str, session_id: str, *, now: datetime, filed_under: str
-    ) -> Literal["gone", "filed", "later"]:
+    def sweep_session(self, due: Due, *, now: datetime) -> Literal["gone", "filed", "stays"]:
         """Removes a session that has expired (``gone``), files one that slid by its new hour (``filed``).
 
-        ``later``: it changed just now, the next sweep sees.
+        ``stays``: it changed just now, the next sweep sees.
 
         Raises:
             StorageUnavailable: the next sweep goes on here.
         """
-        row = self._table.read(account, session_id)
-        if row is None or not self._rows.is_mine(row):
-            return "gone"
-        if self.is_standing(row, now):
-            return self._refile(row, filed_under)
-        try:
-            self._table.write(account, Delete(key=session_id, etag=row.etag))
-        except Conflict:
-            return "later"
-        self._index.forget((key, session_id) for key in keys_of(row) if key != filed_under)
+        row = self._table.read(due.account, due.session_id)
+        index_keys = set(due.index_keys)
+        if row is not None and self._rows.is_mine(row):
+            if self.is_standing(row, now):
+                return self._refile(row, due.hour)
+            try:
+                self._table.write(due.account, Delete(key=due.session_id, etag=row.etag))
+            except Conflict:
+                return "stays"
+            index_keys |= set(keys_of(row))
+        self._index.forget((key, due.session_id) for key in sorted(index_keys - {due.hour}))
         return "gone"
 
-    def _refile(self, row: Row, filed_under: str) -> Literal["filed", "later"]:
+    def _refile(self, row: Row, filed_under: str) -> Literal["filed", "stays"]:
         filed = exp_key(_due(row), row.key)
         if filed == filed_under:
-            return "later"
+            return "stays"
         keys = (filed, *(key for key in keys_of(row) if not key.startswith("exp:")))
         self._index.file(keys, account=row.partition, session_id=row.key)
         try:
             self._table.write(row.partition, Merge(key=row.key, values={"IndexKeys": json.dumps(keys)}, etag=row.etag))
         except Conflict:
-            return "later"  # both rows stay: a session that nothing leads to would be worse
+            return "stays"  # both rows stay: a session that nothing leads to would be worse
         return "filed"
 
     def sweep_tombstone(self, account: str, session_id: str) -> None:
@@ -602,8 +643,10 @@ class Sessions:
             return
         if any(other.key != ACCOUNT_ROW for other in self._table.list(account, columns=("App",))):
             return  # that row's own ``exp:`` row leads here again
-        ends = [value for name, value in row.values.items() if name.startswith("EndedAt") and isinstance(value, datetime)]
-        if any(end > now - KEEP_ENDED for end in ends):
+        # ``MarkedAt``: a sign-in whose answer was lost looks for its mark, and would insert its session again without it.
+        names = [name for name in row.values if name == "MarkedAt" or name.startswith("EndedAt")]
+        times = [value for name in names if isinstance(value := row.values[name], datetime)]
+        if any(time > now - KEEP_ENDED for time in times):
             self._file_account(account, now=now)
             return
         with contextlib.suppress(Conflict):
@@ -627,15 +670,19 @@ class Sessions:
     def _has_mark(self, listing: Listing, mark: str) -> bool:
         return listing.account_row is not None and mark in str(listing.account_row.values.get("Marks", "")).split()
 
-    def _account_operation(self, listing: Listing, mark: str, *, ended_at: datetime | None = None) -> Operation:
+    def _account_operation(self, listing: Listing, mark: str, *, now: datetime, ended_at: datetime | None = None) -> Operation:
         """The write of the account row that goes with every sign-in and sign-out, under the ETag that was seen."""
         row = listing.account_row
-        before = str(row.values.get("Marks", "")).split() if row is not None else []
-        values: dict[str, Value] = {"Marks": " ".join([*before, mark][-_MARKS:])}
+        stored: Mapping[str, Value] = row.values if row is not None else {}
+
+        def latest(name: str, time: datetime) -> datetime:
+            earlier = stored.get(name)
+            return max(time, earlier) if isinstance(earlier, datetime) else time
+
+        marks = [*str(stored.get("Marks", "")).split(), mark][-_MARKS:]
+        values: dict[str, Value] = {"Marks": " ".join(marks), "MarkedAt": latest("MarkedAt", now)}
         if ended_at is not None:
-            earlier = (row.values.get(name) if row is not None else None for name in ("EndedAt", self._ended_at))
-            shared, own = (max(ended_at, time) if isinstance(time, datetime) else ended_at for time in earlier)
-            values |= {"EndedAt": shared, self._ended_at: own}
+            values |= {name: latest(name, ended_at) for name in ("EndedAt", self._ended_at)}
         if row is None:
             return Insert(key=ACCOUNT_ROW, values={"V": VERSION, "App": self._app, **values})
         return Merge(key=ACCOUNT_ROW, values=values, etag=row.etag)
@@ -646,20 +693,25 @@ def _sids(new: NewSession) -> list[str]:
     return [sid for sid in dict.fromkeys((new.identity.sid, new.session_state)) if sid]
 
 
-def _named_by_oid(session: SessionRow) -> str | None:
-    """The account that ``oid`` and ``tid`` name, where it is not the session's own."""
-    oid, tid = session.identity.oid, session.identity.tid
-    if not oid or not tid or f"{oid}.{tid}" == session.account:
-        return None
-    return oid_account(oid, tid)
+def _oid_and_tid(session: SessionRow) -> tuple[str, str] | None:
+    """``oid`` and ``tid`` where they do not name the session's own account: guests, B2C (whose tokens may lack ``tid``)."""
+    identity = session.identity
+    _, dot, utid = identity.home_account_id.rpartition(".")
+    oid, tid = identity.oid, identity.tid or (utid if dot else None)
+    return (oid, tid) if oid and tid and f"{oid}.{tid}" != session.account else None
+
+
+def _is_under_way(pointer: Pointer, now: datetime) -> bool:
+    """Whether the session that an index row names may be on its way still; one that does not say when it was written may."""
+    return pointer.written_at is None or pointer.written_at > now - UNDER_WAY
+
+
+def _without(listing: Listing, spare: Spare | None) -> Listing:
+    return listing if spare is None else replace(listing, rows=tuple(row for row in listing.rows if not spare(row)))
 
 
 def _due(row: Row) -> datetime:
     return min(time_or_never(row, "IdleExpiresAt"), time_or_never(row, "ExpiresAt"))
-
-
-def _is_claimed(claim: Claim, row: Row) -> bool:
-    return row.key == claim.session_id and claim.fits(row)
 
 
 def _index_rows(rows: Iterable[Row]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 FLOW_PATH = "/auth"
 FLOW_SECONDS = 600
+_FLOW_PREFIX = "__Secure-signin-"
 _VALUE = re.compile(r"[A-Za-z0-9._~-]*")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PATH = re.compile(r"/[A-Za-z0-9/._-]*")
@@ -22,14 +23,12 @@ _LONGEST = 400
 """Characters: an account of 200 takes 267, with id and secret 334."""
 _SESSION_ID_BYTES = 16
 _SECRET_BYTES = 32
-_SECURE_PREFIXES = ("__secure-", "__host-", "__http-")
-"""Browsers take cookies of these names, in any case of letters, only with ``Secure`` (RFC 6265bis, section 4.1.3)."""
 _FLOWS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetCookie:
-    """A ``Set-Cookie`` header that survives the Functions host (RFC 6265, section 4.1).
+    """A ``Set-Cookie`` header, always ``Secure``, that survives the Functions host (RFC 6265, section 4.1).
 
     Raises:
         ValueError: library, host or browser would change it or drop it: a fault of ours, found where it is made.
@@ -38,7 +37,6 @@ class SetCookie:
     name: str
     value: str = field(repr=False)
     path: str
-    secure: bool
     same_site: Literal["Lax", "None"]
     http_only: bool = True
     max_age: int | None = None
@@ -48,8 +46,6 @@ class SetCookie:
             raise ValueError(f"cookie {self.name!r} would not survive")
         if not _PATH.fullmatch(self.path) or (self.max_age is not None and self.max_age < 0):
             raise ValueError(f"cookie {self.name!r} would not survive with its attributes")
-        if not self.secure and (self.same_site == "None" or self.name.lower().startswith(_SECURE_PREFIXES)):
-            raise ValueError(f"cookie {self.name!r} would not survive without Secure")
 
     @property
     def header(self) -> str:
@@ -58,9 +54,7 @@ class SetCookie:
         if self.max_age is not None:
             parts.append(f"Max-Age={self.max_age}")
         parts.append(f"Path={self.path}")
-        if self.secure:
-            parts.append("Secure")
-        parts.append(f"SameSite={self.same_site}")
+        parts += ["Secure", f"SameSite={self.same_site}"]
         if self.http_only:
             parts.append("HttpOnly")
         return "; ".join(parts)
@@ -123,31 +117,24 @@ def _pairs(header: str | None) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CookieNames:
-    """The cookies of one app: ``session`` is the session cookie's name, ``secure`` whether the origin is https."""
+    """The cookies of one app: ``session`` is the session cookie's name.
+
+    All are ``Secure``: browsers take such cookies over http on localhost, too, and nowhere else is http allowed.
+    """
 
     session: str
-    secure: bool
 
     def session_cookie(self, value: str) -> SetCookie:
         """The session cookie: no ``Max-Age``, the row knows when it ends."""
-        return SetCookie(name=self.session, value=value, path="/", secure=self._session_secure, same_site="Lax")
+        return SetCookie(name=self.session, value=value, path="/", same_site="Lax")
 
     def clear_session(self) -> SetCookie:
         """Takes the session cookie away."""
-        return SetCookie(name=self.session, value="", path="/", secure=self._session_secure, same_site="Lax", max_age=0)
-
-    @property
-    def _session_secure(self) -> bool:
-        return self.secure or self.session.lower().startswith(_SECURE_PREFIXES)
+        return SetCookie(name=self.session, value="", path="/", same_site="Lax", max_age=0)
 
     def flow_name(self, state: str) -> str:
         """The name of the cookie of one sign-in under way."""
-        return self._prefix + state
-
-    @property
-    def _prefix(self) -> str:
-        # Browsers take Secure cookies over http on localhost too, and form_post needs SameSite=None, which needs Secure.
-        return "__Secure-signin-"
+        return _FLOW_PREFIX + state
 
     def flow_cookie(self, state: str, value: str, *, form_post: bool) -> SetCookie:
         """The sealed state of one sign-in; a cross-site ``form_post`` carries it only with ``SameSite=None; Secure``."""
@@ -155,32 +142,30 @@ class CookieNames:
             name=self.flow_name(state),
             value=value,
             path=FLOW_PATH,
-            secure=True,
             same_site="None" if form_post else "Lax",
             max_age=FLOW_SECONDS,
         )
 
     def clear_flow(self, state: str) -> SetCookie:
         """Takes the cookie of a sign-in away."""
-        return SetCookie(name=self.flow_name(state), value="", path=FLOW_PATH, secure=True, same_site="None", max_age=0)
+        return SetCookie(name=self.flow_name(state), value="", path=FLOW_PATH, same_site="None", max_age=0)
 
     def flows(self, header: str | None) -> dict[str, str]:
         """The sign-ins under way in this browser: state and sealed value, a bounded number of them."""
         found: dict[str, str] = {}
         for name, value in _pairs(header):
-            state = name.removeprefix(self._prefix)
+            state = name.removeprefix(_FLOW_PREFIX)
             if state != name and re.fullmatch(r"[A-Za-z0-9_-]{1,43}", state) and len(found) < _FLOWS:
                 found.setdefault(state, value)
         return found
 
 
-def check_name(name: str, *, https: bool) -> str | None:
+def check_name(name: str) -> str | None:
     """What is wrong with a name for the session cookie; None where it will do."""
     if not _NAME.fullmatch(name):
         return "must be letters, digits, dot, hyphen and underscore, at most 64"
     if name.lower() in _RESERVED:
         return "must not be the name of a cookie attribute: the Functions library would drop it"
-    if name.lower().startswith("__secure-signin-"):
+    if name.lower().startswith(_FLOW_PREFIX.lower()):
         return "must not begin as the cookies of a sign-in do"
-    del https  # a Secure cookie works over http on localhost, and nowhere else is http allowed
     return None

@@ -11,7 +11,7 @@ import pytest
 from shared.errors import BadRequest, ProviderUnavailable, SignedOutMeanwhile, StorageUnavailable, TokenInvalid
 from shared.store.index import jti_key, sid_key
 from shared.store.rows import hashed_account_key
-from shared.store.table import Delete
+from shared.store.table import Delete, Insert
 from tests.proof.provider import ISSUER
 from tests.support.small_app import Browser, SmallApp, get, logout_token, post
 from tests.support.small_store import START, Store, raising
@@ -65,7 +65,7 @@ def test_the_cookie_may_go_only_with_the_session_that_was_named() -> None:
     "params",
     [
         {}, {"sid": ""}, {"sid": "x"}, {"sid": ["i", "i"]}, {"sid": "i", "iss": "https://evil.example"}, {"sid": "i\n"},
-        {"sid": "i", "iss": [ISSUER, ISSUER]}, {"sid": "i", "iss": ""}, {"sid": "i" * 513}, {"iss": ISSUER},
+        {"sid": "i", "iss": [ISSUER, ISSUER]}, {"sid": "i", "iss": ""}, {"sid": "i" * 512}, {"iss": ISSUER},
     ],
     ids=plain,
 )  # fmt: skip
@@ -78,11 +78,12 @@ def test_anything_else_ends_nothing_and_says_nothing(params: Mapping[str, Any]) 
     assert app.records.written == []
 
 
-def test_a_long_sid_is_one() -> None:
-    """Up to 512 characters."""
+@pytest.mark.parametrize("sid", ["i" * 512, "i" * 5000, "zero\u200bwidth", "line\nend", "/\\#?", "ä"], ids=plain)
+def test_any_sid_that_a_sign_in_took_is_one(sid: str) -> None:
+    """However long, whatever its characters: storage sees a hash."""
     app = SmallApp()
-    one = app.browser(sid="i" * 512)
-    app.channels.front_channel(front(sid="i" * 512), START)
+    one = app.browser(sid=sid)
+    app.channels.front_channel(front(sid=sid), START)
     assert not app.lives(one)
 
 
@@ -180,13 +181,17 @@ def test_a_sub_alone_needs_metadata_that_promise_it() -> None:
 
 
 def test_sid_and_sub_end_that_users_sessions_with_that_sid_or_none() -> None:
-    """Sessions of theirs with another ``sid`` stay."""
+    """Sessions of theirs with another ``sid`` stay; of those without one a sign-in under way is refused, too."""
     app = SmallApp(scope="session")
     one, without, other = app.browser(sid="i"), app.browser(sid=None), app.browser(sid="j")
     ben = app.browser("b.t", sid=None)
     app.channels.back_channel(logout_token(sid="i", sub="a.t"), START)
     assert living(app, one, without, other, ben) == [False, False, True, True]
-    assert app.records.written == [("sign_out", "back_channel", "a.t", 1)] * 2
+    assert app.records.written == [("sign_out", "back_channel", "a.t", 2)]
+    with pytest.raises(SignedOutMeanwhile):
+        app.browser(sid=None)
+    assert app.lives(app.browser(sid="k"))
+    assert app.lives(app.browser("b.t", sid=None))
 
 
 def test_a_sid_of_one_user_with_a_sub_of_another_ends_nothing() -> None:
@@ -315,7 +320,7 @@ def test_a_hashed_account_by_its_partition_or_its_sub() -> None:
         one = app.browser(key)
         assert app.channels.administrator(wish, START) == {"ended": 0}
         assert app.lives(one)
-    assert app.channels.account("-x") == hashed_account_key(ISSUER, "-x")
+    assert list(SmallApp().channels.accounts({"account": "-x"})) == [hashed_account_key(ISSUER, "-x")]
 
 
 def test_guids_are_taken_in_any_case_and_nothing_else_is() -> None:
@@ -331,7 +336,30 @@ def test_guids_are_taken_in_any_case_and_nothing_else_is() -> None:
     one = app.browser("AbC.t")
     assert app.channels.administrator({"account": "aBc.t"}, START) == {"ended": 0}
     assert app.lives(one)
-    assert app.channels.account(f"{oid}.{tid}".upper()) == f"{oid}.{tid}"
+    assert list(app.channels.accounts({"account": f"{oid}.{tid}".upper()})) == [f"{oid}.{tid}", f"{oid}.{tid}".upper()]
+    # Another provider may write its own in capitals, and those are its names.
+    for wish in ({"oid": oid, "tid": tid}, {"oid": oid.upper(), "tid": tid.upper()}):
+        app = SmallApp()
+        guest = app.browser("guest.home", oid=oid.upper(), tid=tid.upper())
+        assert app.channels.administrator(wish, START) == {"ended": 1}
+        assert not app.lives(guest)
+    for wish in ({"account": oid.upper()}, {"sub": oid.upper()}):
+        app = SmallApp()
+        one = app.browser(oid.upper())
+        assert app.channels.administrator(wish, START) == {"ended": 1}
+        assert not app.lives(one)
+
+
+def test_a_person_whose_token_names_no_tenant() -> None:
+    """As B2C's may not: the account says which directory it is of."""
+    app = SmallApp()
+    one = app.browser("oid-b2c_1_flow.tenant", oid="oid", tid=None)
+    assert app.channels.administrator({"oid": "oid", "tid": "tenant"}, START) == {"ended": 1}
+    assert not app.lives(one)
+    with pytest.raises(SignedOutMeanwhile):
+        app.browser("oid-b2c_1_flow.tenant", oid="oid", tid=None)
+    app.browser("a-sub-without-dots", oid="oid", tid=None)
+    assert app.store.keys("oid:") == []
 
 
 def test_a_guest_by_oid_and_tid() -> None:
@@ -405,12 +433,12 @@ def test_an_administrators_sign_out_revokes_where_that_can_be() -> None:
     app.browser("b.t")
     app.provider.fails = ProviderUnavailable("down")
     assert app.channels.administrator({"account": "b.t"}, START) == {"ended": 1}
-    for changes, known in (({}, True), ({"revocation": True}, False)):
+    for changes, known, revoked in (({}, True, []), ({"revocation": True}, False, ["grant0:1"])):
         other = SmallApp(**changes)
         other.provider.known = known
         other.browser()
         assert other.channels.administrator({"account": "a.t"}, START) == {"ended": 1}
-        assert other.provider.revoked == []
+        assert other.provider.revoked == revoked
 
 
 def test_a_pointer_to_nothing_is_harmless() -> None:
@@ -422,6 +450,47 @@ def test_a_pointer_to_nothing_is_harmless() -> None:
         app.channels.front_channel(front(sid="i"), START)
         assert app.store.index.find(sid_key(ISSUER, "i"))
         assert app.records.written == [("sign_out", "front_channel", "a.t", 0)]
+
+
+@pytest.mark.parametrize("scope", ["account", "session"])
+def test_a_pointer_that_was_left_behind_signs_nobody_out_who_came_later(scope: str) -> None:
+    """Its sign-out could not delete it, and every app of the provider knows its ``sid``; while its session may come, it counts."""
+    for minutes, ended in ((5, True), (6, False)):
+        app = SmallApp(Store(issuer=ISSUER), scope=scope)
+        one = app.browser(sid="old")
+        app.store.tables[0].write("a.t", Delete(key=one.row.id))
+        later = app.browser(sid="new", now=START + minutes * MINUTE - SECOND)
+        before = app.store.rows()
+        app.channels.front_channel(front(sid="old"), START + minutes * MINUTE)
+        assert app.lives(later) is not (ended and scope == "account")
+        assert (app.store.rows() == before) is not ended
+        assert len(app.records.written) == (1 if ended or scope == "session" else 0)
+
+
+def test_the_session_that_was_named_goes_last() -> None:
+    """A front-channel logout of many sessions that was cut short finds the account again when it is repeated."""
+    app = SmallApp()
+    one = app.browser(sid="i")
+    values = app.store.tables[0].read("a.t", one.row.id).values  # type: ignore[union-attr]
+    for number in range(120):
+        app.store.tables[0].write("a.t", Insert(key=f"~{number}", values={**values, "IndexKeys": "[]"}))
+    cut = app.beside(app.store.meddled(before=[lambda: None, raising(DOWN)]))
+    with pytest.raises(StorageUnavailable):
+        cut.channels.front_channel(front(sid="i"), START + HOUR)
+    assert app.lives(one)
+    app.channels.front_channel(front(sid="i"), START + HOUR)
+    assert app.store.rows()[0] == ["!"]
+
+
+def test_whoever_signed_in_with_that_sid_ends_first() -> None:
+    """Made-up ``session_state`` of others must not take the time that the sign-out has."""
+    app = SmallApp()
+    for number in range(9):
+        app.browser(f"mallory{number}.t", sid=f"m{number}", session_state="the sid")
+    victim = app.browser("victim.t", sid="the sid")
+    app.channels.front_channel(front(sid="the sid"), START)
+    assert app.records.written[0][2] == "victim.t"
+    assert not app.lives(victim)
 
 
 @pytest.mark.parametrize("scope", ["account", "session"])

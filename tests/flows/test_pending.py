@@ -21,13 +21,13 @@ PENDING = Pending(
     flow={"nonce": "n", "code_verifier": "v"},
     return_to="/é?a=b",
     started_at=START,
-    had=Claim(account="a.t", session_id="i", secret_hash="h"),
+    had=(Claim(account="a.t", session_id="i", secret_hash="h"),),
 )
 
 
-@pytest.mark.parametrize("had", [None, PENDING.had], ids=["new", "had"])
-def test_what_was_sealed_comes_back(had: Claim | None) -> None:
-    """Flow, return path, start to the microsecond, and the session this browser had."""
+@pytest.mark.parametrize("had", [(), PENDING.had, PENDING.had * 3], ids=["new", "had", "planted"])
+def test_what_was_sealed_comes_back(had: tuple[Claim, ...]) -> None:
+    """Flow, return path, start to the microsecond, and the sessions this browser claimed."""
     pending = replace(PENDING, had=had)
     value = SEAL.seal(pending)
     assert SEAL.open(pending.state, value) == pending
@@ -51,9 +51,9 @@ def test_it_opens_for_its_state_and_its_app_only() -> None:
     "plain",
     [
         b"no zlib", zlib.compress(b"no json"), zlib.compress(b"[]"), zlib.compress(b"{}"), zlib.compress(b"\xff"),
-        zlib.compress(b'{"flow":{},"return_to":"/","started_at":"now","had":null}'),
+        zlib.compress(b'{"flow":{},"return_to":"/","started_at":"now","had":[]}'),
         zlib.compress(b'{"flow":{},"return_to":"/","started_at":0,"had":5}'),
-        zlib.compress(b'{"flow":{},"return_to":"/","had":null}'),
+        zlib.compress(b'{"flow":{},"return_to":"/","had":[]}'), zlib.compress(b'{"flow":{},"return_to":"/","started_at":0,"had":[["a"]]}'),
     ],
 )  # fmt: skip
 def test_what_has_another_form_is_nothing(plain: bytes) -> None:
@@ -65,7 +65,7 @@ def test_what_has_another_form_is_nothing(plain: bytes) -> None:
 
 def test_the_form_of_a_value_never_changes() -> None:
     """Releases run side by side: a sign-in begins on one and ends on the other."""
-    plain = b'{"flow":{"nonce":"n","code_verifier":"v"},"return_to":"/x","started_at":1.5,"had":["a.t","i","h"]}'
+    plain = b'{"flow":{"nonce":"n","code_verifier":"v"},"return_to":"/x","started_at":1.5,"had":[["a.t","i","h"]]}'
     sealed = RING.seal(zlib.compress(plain), "pending", "1", "app1", PENDING.state)
     value = "k.1." + base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
     started_at = datetime.fromtimestamp(1.5, UTC)
@@ -79,6 +79,8 @@ def test_a_value_that_no_cookie_holds_is_refused() -> None:
         return replace(PENDING, return_to="/" + os.urandom(length).hex())
 
     assert len(SEAL.seal(sized(1024))) <= 3500
+    random = [Claim(account="a" * 73, session_id=os.urandom(16).hex(), secret_hash=os.urandom(32).hex()) for _ in range(3)]
+    assert len(SEAL.seal(replace(sized(900), had=tuple(random)))) <= 3500
     with pytest.raises(ValueError, match="does not fit"):
         SEAL.seal(sized(3000))
 

@@ -55,7 +55,7 @@ def test_a_start_asks_for_what_was_asked_and_writes_nothing() -> None:
     state, _ = flow_of(response)
     assert len(state) == 22
     assert app.seal.open(state, cookie.value) == Pending(
-        state=state, flow={"state": state}, return_to="/x", started_at=START, had=None
+        state=state, flow={"state": state}, return_to="/x", started_at=START, had=()
     )
     assert app.store.empty()
     query = SmallApp(response_mode="query")
@@ -297,7 +297,20 @@ def test_a_browser_has_one_session() -> None:
     callback(app, begin(app, ben), sid="y")
     assert not app.lives(ben)
     assert app.lives(other)
-    assert [ended for *_, ended in app.records.written] == [1, 1]
+    assert app.records.written == [
+        ("sign_in", "callback", "a.t", 1),
+        ("sign_in", "callback", "a.t", 0),
+        ("sign_out", "another_account", "b.t", 1),
+    ]
+
+
+def test_a_planted_cookie_does_not_keep_the_browsers_own_session_alive() -> None:
+    """Of two session cookies both are claimed at the start, and what they prove ends."""
+    app = SmallApp()
+    mine, planted, bens = app.browser(), app.browser("m.t"), app.browser("b.t")
+    flow = flow_of(app.sign_in.begin(get("/auth/login", planted, mine, bens), START, return_to="/"))
+    callback(app, flow, sid="x")
+    assert not any(map(app.lives, (mine, planted, bens)))
 
 
 def test_only_the_browsers_own_session_of_another_account_ends() -> None:

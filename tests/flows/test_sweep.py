@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import SignedOutMeanwhile, StorageUnavailable
 from shared.flows.sweep import Sweep
-from shared.store.index import end_key, jti_key, sid_key
+from shared.store.index import Due, end_key, jti_key, sid_key
 from shared.store.memory_table import MemoryTable
 from shared.store.rows import CACHE_LIMIT
 from shared.store.table import Merge, Operation
@@ -25,7 +25,9 @@ def test_an_expired_session_goes_with_all_that_points_to_it() -> None:
     assert store.sessions.read(claim) is not None
     store.sweep.run(START + timedelta(minutes=99))  # expired at 9:20, the hour passes at 10:00
     assert store.sessions.read(claim) is not None
-    store.sweep.run(START + timedelta(minutes=101))
+    store.sweep.run(START + timedelta(minutes=105))  # on clocks that are behind it has not passed yet
+    assert store.sessions.read(claim) is not None
+    store.sweep.run(START + timedelta(minutes=106))
     assert store.sessions.read(claim) is None
     store.sweep.run(START + timedelta(hours=4))
     assert store.empty()
@@ -202,6 +204,59 @@ def test_storage_that_fails_leaves_work_for_the_next_sweep(caplog: pytest.LogCap
         assert "swept 0 rows, 2 are left" in caplog.text
     store.sweep.run(START + timedelta(hours=3))
     assert store.empty()
+
+
+@pytest.mark.parametrize("idle", [1, 4])
+def test_a_clock_that_is_ahead_sweeps_nobody_who_is_signing_in(idle: int) -> None:
+    """The index rows are written, the session is not there yet, and on the sweep's clock their hour has passed."""
+    now = START.replace(hour=11, minute=0) - timedelta(minutes=idle, seconds=5)
+    store = Store(idle=timedelta(minutes=idle))
+    ahead = now + timedelta(minutes=4, seconds=50)
+    store.meddled(before=[lambda: store.sweep.run(ahead)]).sign_in(now=now, sid="i")
+    assert store.index.find(sid_key("issuer", "i"))
+    store.sweep.run(ahead + timedelta(hours=2))
+    assert store.empty()
+
+
+def test_a_row_that_nobody_understands_stops_no_sweep(caplog: pytest.LogCaptureFixture) -> None:
+    """Its error is logged, it stays, and everything else goes."""
+    caplog.set_level("INFO")
+    store = Store()
+    store.sign_in("a.t")
+    odd, _ = store.sign_in("b.t")
+    store.sign_in("c.t")
+    whole = store.sessions.sweep_session
+
+    def sweep_session(due: Due, **kwargs: Any) -> Any:
+        if due.account == "b.t":
+            raise ValueError("a key holds a character that storage refuses")
+        return whole(due, **kwargs)
+
+    store.sessions.sweep_session = sweep_session  # type: ignore[method-assign]
+    assert store.sweep.run(START + timedelta(hours=3)) == 2
+    assert set(store.rows()[0]) == {"!", odd.id}
+    assert "cannot be swept" in caplog.text
+    assert "swept 2 rows, 1 are left" in caplog.text
+
+
+def test_rows_of_one_hour_are_swept_at_once() -> None:
+    """Whatever ``parallel`` makes of it: each once, an account of many sessions once, and the ``exp:`` rows last."""
+    store = Store()
+    for number in range(130):
+        store.sign_in(f"a{number % 3}.t")
+    calls: list[int] = []
+
+    def backwards(work: Sequence[Callable[[], object]]) -> None:
+        calls.append(len(work))
+        for one in reversed(work):
+            one()
+
+    hour = START + timedelta(hours=3)
+    rows = sum(1 for partition in store.rows()[1] if partition.startswith("exp:"))
+    assert Sweep(sessions=store.sessions, index=store.index, parallel=backwards).run(hour) == rows
+    assert store.empty()
+    assert sum(calls[::2]) == rows
+    assert all(count <= 3 for count in calls[1::2])
 
 
 def test_a_sweep_with_nothing_to_do_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

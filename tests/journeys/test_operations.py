@@ -244,7 +244,7 @@ def new_session(account: str, now: datetime) -> NewSession:
     )  # fmt: skip
     return NewSession(
         account=account, secret_hash=secret_hash(secrets.token_urlsafe(32)), flow_started_at=now, auth_time=now, identity=identity,
-        cache=b"{}", session_state=None, backchannel=True, had=None,
+        cache=b"{}", session_state=None, backchannel=True, had=(),
     )  # fmt: skip
 
 

@@ -238,7 +238,7 @@ def test_clocks_may_differ_by_five_minutes(app: App, provider: Provider) -> None
         seal, cookie = pending_seal(app), flow_cookie(agent)
         pending = seal.open(fields["state"], cookie.value)
         assert pending is not None
-        moved = Pending(state=pending.state, flow=pending.flow, return_to="/", started_at=datetime.now(UTC) - age, had=None)
+        moved = Pending(state=pending.state, flow=pending.flow, return_to="/", started_at=datetime.now(UTC) - age, had=())
         cookie.value = seal.seal(moved)
         assert post(agent, app, fields).status == 303
         assert live(app, agent)

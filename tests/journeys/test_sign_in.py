@@ -296,7 +296,7 @@ def test_a_sign_in_that_took_too_long_is_refused(app: App, age: timedelta) -> No
     cookie = flow_cookie(agent)
     pending = seal.open(fields["state"], cookie.value)
     assert pending is not None
-    moved = Pending(state=pending.state, flow=pending.flow, return_to="/", started_at=datetime.now(UTC) - age, had=None)
+    moved = Pending(state=pending.state, flow=pending.flow, return_to="/", started_at=datetime.now(UTC) - age, had=())
     cookie.value = seal.seal(moved)
     refused(post(agent, app, fields), 400, "sign_in_state_invalid")
 

@@ -12,8 +12,8 @@ BEGUN = 20
 """Minute in which the sign-ins under way began."""
 NOW = 21
 """Minute of the requests: the idle limit slides, access tokens have expired."""
-LATE = 102
-"""Minute of the sweeps: the hour in which the sessions idle out has passed, the one that slid is alive still."""
+LATE = 107
+"""Minute of the sweeps: the hour in which the sessions idle out has passed on every clock, the one that slid is alive still."""
 
 
 def home(world: World) -> Room:

@@ -10,7 +10,8 @@ import os
 
 import pytest
 
-from tests.proof.stories import alone, dusk, evening, story
+from tests.proof.explorer import REPEATED
+from tests.proof.stories import LATE, alone, dusk, evening, nobody, story
 from tests.proof.world import Setting
 
 FULL = os.environ.get("PROOF") == "full"
@@ -115,4 +116,31 @@ def test_no_order_with_a_sweep_loses(other: str) -> None:
     for room in (evening, dusk):
         if room is dusk and other.endswith("two"):
             continue
-        assert story(("sweep", other), room=room, minute=102, setting=Setting(parallel=False)).prove().schedules > 1
+        assert story(("sweep", other), room=room, minute=LATE, setting=Setting(parallel=False)).prove().schedules > 1
+
+
+@pytest.mark.parametrize("scope", ["account", "session"])
+@pytest.mark.parametrize("back", [False, True], ids=["", "back-channel"])
+def test_no_repeated_sign_in_loses_its_mark(scope: str, back: bool) -> None:
+    """A sign-in whose answer is lost, a logout that names it, and a sweep: in turns, or with ``PROOF=full`` in every order."""
+    acts = ("sign-in", "back-channel of the sign-in" if back else "front-channel of the sign-in", "sweep")
+    told = story(acts, room=dusk, minute=LATE, setting=Setting(scope=scope, backchannel=back, parallel=False))
+    every = FULL and not back
+    assert told.prove(faults=1, kinds=(REPEATED,), faulty=("sign-in",), preemptions=None if every else 1).schedules > 100
+
+
+NOBODYS = [
+    ("sign-in", "the same sign-in"),
+    ("sign-in", "sign-in without sid"),
+    ("sign-in without sid", "front-channel of the sign-in"),
+    ("a guest's sign-in", "administrator for a guest"),
+    *(("sign-in without sid", name) for name in BACKS if "of the sign-in" in name),
+]
+
+
+@pytest.mark.parametrize("scope", ["account", "session"])
+@pytest.mark.parametrize("pair", NOBODYS, ids=" + ".join)
+def test_no_order_of_first_sign_ins_loses(scope: str, pair: tuple[str, str]) -> None:
+    """Guests, browsers without a ``sid``, the same answer twice, where nobody has a session yet; with a fault at any step."""
+    setting = Setting(scope=scope, backchannel=any(name in BACKS for name in pair), parallel=False)
+    assert story(pair, room=nobody, setting=setting, retry=True).prove(faults=1 if FULL else 0).schedules > 1

@@ -45,7 +45,7 @@ ABSOLUTE = timedelta(minutes=720)
 RING = KeyRing([("k1", bytes(range(32)))])
 HOME, OTHER_APP = "a" * 16, "b" * 16
 """Two apps that share the tables."""
-_COOKIES = CookieNames(session="session", secure=True)
+_COOKIES = CookieNames(session="session")
 
 
 def at(minutes: float) -> datetime:

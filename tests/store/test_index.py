@@ -27,7 +27,9 @@ from tests.support.small_store import START, Meddled, Store, nothing, raising
 
 NOW = datetime(2026, 11, 23, 8, 20, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-POINTER = Pointer(account="a.t", session_id="S", issuer="https://login.example", sub="hash of sub", sid="hash of sid")
+POINTER = Pointer(
+    account="a.t", session_id="S", issuer="https://login.example", sub="hash of sub", sid="hash of sid", written_at=NOW
+)
 KEYS = ("exp:2026112309:a", "sid:1", "sub:2")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shared.errors import NotSignedIn, SignedOutMeanwhile, StorageUnavailable
-from shared.store.index import end_key, exp_key, keys_of, oid_key, sid_key, sub_key
+from shared.store.index import Due, end_key, exp_key, keys_of, oid_key, sid_key, sub_key
 from shared.store.rows import Claim, SessionRow
 from shared.store.sealing import digest
 from shared.store.sessions import KEEP_ENDED, LEASE
@@ -120,7 +120,7 @@ def test_a_row_is_proven_and_stands_without_its_key() -> None:
 
 
 def test_a_listing_tells_sessions_from_tombstones_and_other_apps() -> None:
-    """Without caches unless they are asked for."""
+    """Without caches; a listed session has its own when it is asked for."""
     store, other = Store(), Store(app="app2")
     other.tables = store.tables
     row, _ = store.sign_in(cache=b"tokens")
@@ -135,10 +135,21 @@ def test_a_listing_tells_sessions_from_tombstones_and_other_apps() -> None:
     opened = store.sessions.open(listing.rows[0])
     assert opened is not None
     assert (opened.cache, opened.identity, opened.index_keys) == (b"", row.identity, row.index_keys)
-    full = store.sessions.open(store.sessions.listing("a.t", caches=True).rows[0])
+    full = store.sessions.whole(listing.rows[0])
     assert full is not None
     assert full.cache == b"tokens"
+    store.sessions.end_session("a.t", row.id, now=START)
+    assert store.sessions.whole(listing.rows[0]) is None
     assert store.sessions.listing("b.t").account_row is None
+
+
+def test_a_sign_in_that_began_before_the_bar_is_refused() -> None:
+    """``SESSIONS_NOT_BEFORE``: "everybody out" means those on their way in, too; nothing is left of it."""
+    store = Store(not_before=START)
+    with pytest.raises(SignedOutMeanwhile):
+        store.sign_in(now=START + MINUTE, flow_started_at=START - SECOND)
+    assert store.empty()
+    store.sign_in(now=START + MINUTE, flow_started_at=START)
 
 
 def test_a_session_lives_until_a_limit_or_the_bar() -> None:
@@ -179,11 +190,11 @@ def test_a_sign_in_replaces_the_same_browsers_session_and_the_oldest() -> None:
     """The same ``sid``, the session the browser had (if its secret fits), and what is over ``SESSIONS_PER_ACCOUNT``."""
     store = Store(per_account=3)
     rows = [store.sign_in(now=START + n * MINUTE) for n in range(3)]
-    _, count = store.sessions.create(new_session(had=rows[2][1], flow_started_at=START), now=START + 3 * MINUTE)
+    _, count = store.sessions.create(new_session(had=(rows[2][1],), flow_started_at=START), now=START + 3 * MINUTE)
     assert count == 1
     assert rows[2][0].id not in sessions_of(store)
     wrong = Claim(account="a.t", session_id=rows[1][0].id, secret_hash="0" * 64)
-    fourth, count = store.sessions.create(new_session(had=wrong, sid="same"), now=START + 4 * MINUTE)
+    fourth, count = store.sessions.create(new_session(had=(wrong,), sid="same"), now=START + 4 * MINUTE)
     assert count == 1
     assert rows[0][0].id not in sessions_of(store)  # the oldest, not the one that was claimed
     fifth, count = store.sessions.create(new_session(sid=None, session_state="same"), now=START + 5 * MINUTE)
@@ -192,7 +203,7 @@ def test_a_sign_in_replaces_the_same_browsers_session_and_the_oldest() -> None:
     assert store.index.find(sid_key("issuer", "same"))[0].session_id == fifth.id
     elsewhere = Claim(account="b.t", session_id=rows[1][0].id, secret_hash=rows[1][1].secret_hash)
     other = Store(tables=store.tables, per_account=9)
-    _, count = other.sessions.create(new_session(had=elsewhere), now=START + 6 * MINUTE)
+    _, count = other.sessions.create(new_session(had=(elsewhere,)), now=START + 6 * MINUTE)
     assert count == 0
 
 
@@ -524,7 +535,7 @@ def test_the_account_row_says_whose_form_it_has() -> None:
     store = Store()
     store.sessions.end_account("a.t", now=START)
     values = row_of(store, "!").values
-    assert values.keys() == {"V", "App", "Marks", "EndedAt", "EndedAt_app1"}
+    assert values.keys() == {"V", "App", "Marks", "MarkedAt", "EndedAt", "EndedAt_app1"}
     assert (values["V"], values["App"]) == (1, "app1")
 
 
@@ -638,16 +649,6 @@ def test_what_is_spared_stays() -> None:
     assert store.sessions.ended_at(store.sessions.listing("a.t")) == START + HOUR
 
 
-def test_caches_come_along_where_they_are_wanted() -> None:
-    """For revocation at the provider."""
-    for caches in (False, True):
-        store = Store()
-        store.sign_in(cache=b"tokens")
-        wanted: dict[str, Any] = {"caches": True} if caches else {}
-        (row,) = store.sessions.end_account("a.t", now=START, **wanted)
-        assert ("Cache0" in row.values) is caches
-
-
 def test_a_sign_out_whose_answer_was_lost_tells_what_it_ended() -> None:
     """Its mark says that it was carried out; a session that came after it goes too."""
     store = Store()
@@ -746,7 +747,7 @@ def test_a_session_that_an_index_row_led_to_gets_a_tombstone() -> None:
     late.sessions.end_session("a.t", "T" * 22, now=START + 30 * MINUTE, pointed=True)
     late.sweep.run(START + 44 * MINUTE)  # a sign-in that began before may still come
     assert late.sessions.listing("a.t").tombstones
-    late.sweep.run(START + 100 * MINUTE)
+    late.sweep.run(START + 106 * MINUTE)
     assert late.empty()
     with pytest.raises(StorageUnavailable):
         store.meddled(before=[raising(DOWN)], index=True).sessions.end_session("a.t", "U" * 22, now=START, pointed=True)
@@ -835,6 +836,13 @@ def test_a_dead_refresh_token_ends_its_session_unless_there_are_newer_tokens() -
 # -- sweeping
 
 
+def due(row: SessionRow, hour: str, *index_keys: str) -> Due:
+    """The ``exp:`` row of a session."""
+    return Due(
+        kind="session", hour=hour, key=row.id, account=row.account, session_id=row.id, partition="", index_keys=index_keys
+    )
+
+
 def test_the_sweep_ends_what_expired_and_files_what_slid() -> None:
     """What changed under it is left to the next one; another app's or none: gone."""
     store = Store()
@@ -842,13 +850,13 @@ def test_the_sweep_ends_what_expired_and_files_what_slid() -> None:
     hour = row.index_keys[0]
 
     def sweep(store: Store, now: timedelta, filed: str = hour) -> str:
-        return store.sessions.sweep_session("a.t", row.id, now=START + now, filed_under=filed)
+        return store.sessions.sweep_session(due(row, filed), now=START + now)
 
-    assert sweep(store, 59 * MINUTE) == "later"  # it is filed where it belongs
+    assert sweep(store, 59 * MINUTE) == "stays"  # it is filed where it belongs
     assert sweep(store, 59 * MINUTE, "exp:2026112307:0") == "filed"
-    assert sweep(store.meddled(before=[change(store, row, IdleExpiresAt=START + HOUR)]), HOUR) == "later"
+    assert sweep(store.meddled(before=[change(store, row, IdleExpiresAt=START + HOUR)]), HOUR) == "stays"
     slid = store.sessions.slide(row_as_read(store, row), now=START + 50 * MINUTE)
-    assert sweep(store.meddled(before=[change(store, row, IdleExpiresAt=slid.idle_expires_at)]), HOUR) == "later"
+    assert sweep(store.meddled(before=[change(store, row, IdleExpiresAt=slid.idle_expires_at)]), HOUR) == "stays"
     assert sweep(store, HOUR) == "filed"
     found = store.sessions.read(claim)
     assert found is not None
@@ -868,10 +876,10 @@ def test_a_session_goes_at_its_absolute_end_too() -> None:
     store = Store()
     row, _ = store.sign_in()
     change(store, row, IdleExpiresAt=START + 99 * HOUR)()
-    assert store.sessions.sweep_session("a.t", row.id, now=START + 12 * HOUR - SECOND, filed_under="x") == "filed"
+    assert store.sessions.sweep_session(due(row, "x"), now=START + 12 * HOUR - SECOND) == "filed"
     exact = Store(tables=store.tables, not_before=START)
-    assert exact.sessions.sweep_session("a.t", row.id, now=START, filed_under="x") == "filed"
-    assert store.sessions.sweep_session("a.t", row.id, now=START + 12 * HOUR, filed_under="x") == "gone"
+    assert exact.sessions.sweep_session(due(row, "x"), now=START) == "filed"
+    assert store.sessions.sweep_session(due(row, "x"), now=START + 12 * HOUR) == "gone"
 
 
 def test_only_tombstones_are_swept_as_such() -> None:
@@ -887,6 +895,26 @@ def test_only_tombstones_are_swept_as_such() -> None:
     assert "T" * 22 in sessions_of(store)
     store.sessions.sweep_tombstone("a.t", "T" * 22)
     assert sessions_of(store) == [row.id]
+
+
+def test_the_account_row_stays_while_a_sign_in_may_look_for_its_mark() -> None:
+    """Its answer was lost, it has been signed out since: without the mark it would insert its session a second time."""
+    store = Store(idle=MINUTE)
+    first, _ = store.sign_in(now=START - HOUR)
+    row: list[str] = []
+
+    def others() -> None:
+        (there,) = (key for key in sessions_of(store) if key != first.id)
+        row.append(there)
+        store.sessions.end_session("a.t", there, now=START)
+        store.sweep.run(START + HOUR)
+        store.sweep.run(START)
+        raise RowExists("the repetition met its own work")
+
+    with pytest.raises(SignedOutMeanwhile):
+        store.meddled(after=[others]).sign_in(now=START + 50 * MINUTE)
+    assert len(row) == 1
+    assert sessions_of(store) == []
 
 
 def test_the_account_row_stays_while_it_may_be_needed() -> None:

@@ -32,6 +32,7 @@ from shared import limits
 from shared.errors import StorageUnavailable
 from shared.store import connections
 from shared.store.azure_table import AzureTables, StorageAccount
+from shared.store.table import Delete, Merge
 from shared.store.transport import Transport
 
 ROOT = Path(__file__).parent.parent.parent
@@ -859,6 +860,30 @@ def test_what_is_no_batch_has_no_parts(start: Start, transport: Transport) -> No
     """As with azure-core's own answers."""
     with pytest.raises(ValueError):
         list(get(transport, start(answering(OK)).url).parts())
+
+
+def test_a_404_that_is_not_storages_own_says_nothing(start: Start) -> None:
+    """A gateway, or a wrong address: not that there is no session, nor that a session is gone."""
+    for said in (
+        b"<html>no route</html>",
+        b"",
+        b'{"error": {"message": "no route"}}',
+        b'{"odata.error":{"code":"NoSuchHost"}}',
+    ):
+        kind = b"application/json" if said.startswith(b"{") else b"text/html"
+        answer = b"HTTP/1.1 404 Not Found\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(said), said)
+        server = start(answering(answer))
+        table = AzureTables(StorageAccount(connection_string=server.connection_string), "t").table("sessions")
+        for work in (
+            lambda table=table: table.read("p", "k"),
+            lambda table=table: table.list("p"),
+            lambda table=table: list(table.scan(first="a", before="b")),
+            lambda table=table: table.write("p", Delete(key="k")),
+            lambda table=table: table.write("p", Delete(key="k", etag="x")),
+            lambda table=table: table.write("p", Merge(key="k", values={"A": 1}, etag="x")),
+        ):
+            with pytest.raises(StorageUnavailable):
+                work()
 
 
 # -- the price

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ from tests.proof.explorer import Run
 from tests.proof.provider import CLIENT, ISSUER, SCOPES, TOKEN_TIME, ModelProvider
 from tests.support.small_store import OLD, START, Store
 
-COOKIES = CookieNames(session="session", secure=True)
+COOKIES = CookieNames(session="session")
 IDLE = timedelta(minutes=60)
 
 
@@ -63,11 +63,11 @@ class SmallProvider(ModelProvider):
             raise self.fails
         return super().end_session_url()
 
-    def revoke(self, cache: bytes) -> int:
+    def revoke(self, refresh_tokens: Sequence[str]) -> int:
         if self.fails is not None:
             raise self.fails
-        self.revoked += token_cache.refresh_tokens(cache)
-        return 1
+        self.revoked += refresh_tokens
+        return len(refresh_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

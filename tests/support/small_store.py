@@ -78,7 +78,7 @@ def new_session(account: str = "a.t", *, now: datetime = START, **changes: Any) 
     identity = replace(identity, **{name: value for name, value in changes.items() if name in names})
     new = NewSession(
         account=account, secret_hash=secret_hash(secrets.token_urlsafe(32)), flow_started_at=now, auth_time=now,
-        identity=identity, cache=b"{}", session_state=None, backchannel=True, had=None,
+        identity=identity, cache=b"{}", session_state=None, backchannel=True, had=(),
     )  # fmt: skip
     return replace(new, **{name: value for name, value in changes.items() if name not in names})
 

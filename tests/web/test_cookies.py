@@ -15,8 +15,8 @@ from shared.web.functions import http_response
 from shared.web.messages import Response
 
 ACCOUNTS = st.text(alphabet="ABCxyz019._~-", min_size=1, max_size=200)
-NAMES = CookieNames(session="__Secure-session", secure=True)
-LOCAL = CookieNames(session="session", secure=False)
+NAMES = CookieNames(session="__Secure-session")
+LOCAL = CookieNames(session="session")
 
 
 def fresh(account: str = "uid.utid") -> SessionCookie:
@@ -91,7 +91,7 @@ def every_cookie() -> list[SetCookie]:
     sealed = "key-1." + secrets.token_urlsafe(1800)
     return [
         cookie
-        for names in (NAMES, LOCAL, CookieNames(session="__Host-session", secure=True))
+        for names in (NAMES, LOCAL, CookieNames(session="__Host-session"))
         for cookie in (
             names.session_cookie(value),
             names.clear_session(),
@@ -111,7 +111,7 @@ def test_the_functions_library_keeps_every_attribute(cookie: SetCookie) -> None:
     assert list(parsed) == [cookie.name]
     morsel = parsed[cookie.name]
     assert morsel.value == cookie.value
-    assert (morsel["path"], bool(morsel["secure"]), bool(morsel["httponly"])) == (cookie.path, cookie.secure, True)
+    assert (morsel["path"], bool(morsel["secure"]), bool(morsel["httponly"])) == (cookie.path, True, True)
     assert morsel["samesite"] == cookie.same_site
     assert morsel["max-age"] == ("" if cookie.max_age is None else str(cookie.max_age))
     assert morsel["domain"] == ""
@@ -147,47 +147,39 @@ def test_every_cookie_is_on_the_wire_as_we_wrote_it() -> None:
 )
 def test_whatever_name_the_start_takes_survives(name: str, value: str, max_age: int | None) -> None:
     """No name that ``check_name`` lets through is lost on the way, whatever the value."""
-    assume(check_name(name, https=True) is None)
-    cookie = SetCookie(name=name, value=value, path="/auth", secure=True, same_site="None", max_age=max_age)
+    assume(check_name(name) is None)
+    cookie = SetCookie(name=name, value=value, path="/auth", same_site="None", max_age=max_age)
     assert on_the_wire(cookie) == [expected(cookie)]
 
 
 @pytest.mark.parametrize("name", sorted(Morsel._reserved))  # type: ignore[attr-defined]
 def test_the_librarys_own_words_are_no_names(name: str) -> None:
     """Every attribute that this Python's cookie parser knows is refused as a name, and never set."""
-    assert check_name(name.upper(), https=True)
+    assert check_name(name.upper())
     with pytest.raises(ValueError, match="would not survive"):
-        SetCookie(name=name, value="v", path="/", secure=True, same_site="Lax")
+        SetCookie(name=name, value="v", path="/", same_site="Lax")
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        {"path": ""}, {"path": "auth"}, {"path": "/;Domain=x"}, {"path": "/a b"}, {"max_age": -1}, {"secure": False, "same_site": "None"},
-        {"secure": False, "name": "__Secure-a"}, {"secure": False, "name": "__host-a"}, {"secure": False, "name": "__Http-a"}, {"name": ""},
+        {"path": ""}, {"path": "auth"}, {"path": "/;Domain=x"}, {"path": "/a b"}, {"max_age": -1},
+        {"name": ""},
     ],
 )  # fmt: skip
 def test_attributes_that_would_not_survive_are_a_fault_of_ours(fault: dict[str, Any]) -> None:
     """A browser, the library or the host would drop such a cookie without a word."""
-    good: dict[str, Any] = {"name": "a", "value": "v", "path": "/", "secure": True, "same_site": "Lax"}
+    good: dict[str, Any] = {"name": "a", "value": "v", "path": "/", "same_site": "Lax"}
     assert SetCookie(**good).header
     with pytest.raises(ValueError, match="would not survive"):
         SetCookie(**{**good, **fault})
-
-
-@pytest.mark.parametrize("name", ["__Secure-x", "__secure-x", "__HOST-x", "__Http-x"])
-def test_a_prefix_brings_its_secure_along(name: str) -> None:
-    """Over http on localhost too: browsers know the prefixes in any case of letters."""
-    names = CookieNames(session=name, secure=False)
-    assert names.session_cookie("v").secure
-    assert names.clear_session().secure
 
 
 def test_the_session_cookie_is_what_the_contract_says() -> None:
     """HttpOnly, Secure, SameSite=Lax, Path=/, no Max-Age; deletion by Max-Age=0."""
     assert NAMES.session_cookie("v").header == "__Secure-session=v; Path=/; Secure; SameSite=Lax; HttpOnly"
     assert "Max-Age=0" in NAMES.clear_session().header
-    assert "Secure" not in LOCAL.session_cookie("v").header
+    assert LOCAL.session_cookie("v").header == "session=v; Path=/; Secure; SameSite=Lax; HttpOnly"
 
 
 def test_a_form_post_carries_the_flow_cookie() -> None:
@@ -224,20 +216,20 @@ def test_a_flood_of_flow_cookies_is_bounded() -> None:
 )
 def test_names_that_would_be_lost_are_refused(name: str) -> None:
     """A session cookie that the library drops would sign nobody in: the start says so."""
-    assert check_name(name, https=True)
+    assert check_name(name)
 
 
 @pytest.mark.parametrize("name", ["__Secure-session", "__Host-session", "session", "my.app_session-1"])
 def test_names_that_survive_are_taken(name: str) -> None:
     """The default names and others of token characters."""
-    assert check_name(name, https=True) is None
+    assert check_name(name) is None
 
 
 @pytest.mark.parametrize("value", ["a b", "a;b", "é", 'a"b', "a,b", "a\\b", "{}", "a%20"])
 def test_a_value_that_would_not_survive_is_a_fault_of_ours(value: str) -> None:
     """It is raised where it is made, not lost on the way."""
     with pytest.raises(ValueError, match="would not survive"):
-        SetCookie(name="a", value=value, path="/", secure=True, same_site="Lax")
+        SetCookie(name="a", value=value, path="/", same_site="Lax")
 
 
 @pytest.mark.parametrize("before", [0, 199, 200, 3000])
