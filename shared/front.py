@@ -27,7 +27,13 @@ from shared.web.urls import safe_return_to
 log = logging.getLogger(__name__)
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_ALSO_THEIRS = ("cache-control", "referrer-policy", "x-content-type-options", "strict-transport-security")
+_ALSO_THEIRS = (
+    "cache-control",
+    "referrer-policy",
+    "x-content-type-options",
+    "x-frame-options",
+    "strict-transport-security",
+)
 """Our headers that go on the answers of protected functions too; what their pages may load is theirs to say."""
 
 
@@ -100,7 +106,8 @@ class Front:
 
         A browser's navigation without a session goes to sign in and comes back; an API call gets 401.  A change (anything but
         GET, HEAD, OPTIONS) has to come from this origin.  What the provider or the API wants to see the user for
-        (consent, MFA, a claims challenge) becomes a new sign-in likewise.
+        (consent, MFA, a claims challenge) becomes a new sign-in likewise.  The function, plain or ``async``, returns an
+        ``HttpResponse``; our headers go on it where it does not set them itself.
 
         Args:
             scopes: what ``session.token()`` asks for; default: the settings' ``SCOPES``.
@@ -114,7 +121,11 @@ class Front:
 
                 def call(session: Session) -> None:
                     answer = function(req, session)
-                    found.append(asyncio.run(answer) if inspect.iscoroutine(answer) else answer)
+                    if inspect.iscoroutine(answer):
+                        answer = asyncio.run(answer)
+                    if not isinstance(answer, HttpResponse):  # here, where it becomes our 500: the worker's has no headers
+                        raise TypeError(f"a protected function has to return an HttpResponse, not {type(answer).__name__}")
+                    found.append(answer)
 
                 answer = self._answer(function.__name__, request, lambda app: self._enter(app, request, wanted, call))
                 response = self._secured(answer, None)

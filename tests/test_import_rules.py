@@ -1,6 +1,9 @@
 """The house's import rules, read from the code itself."""
 
 import ast
+import base64
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +79,53 @@ def test_importing_the_app_loads_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_cold_front_channel_logout_loads_nothing_heavy() -> None:
+    """The first request of an instance ends the session that ``sid`` names, or says that storage is down, and asks nobody else.
+
+    While the provider is not known, its authority's own origin may frame the answer.
+    """
+    code = """
+import json, os, sys
+import azure.functions as func
+os.environ.update(json.loads(sys.argv[1]))
+import function_app
+from shared.app import assemble, now
+from shared.store.memory_table import MemoryTable
+from tests.support.small_store import new_session
+
+ISSUER = os.environ["OIDC_AUTHORITY"]
+
+def asked(sid):
+    request = func.HttpRequest("GET", f"http://x/auth/frontchannel-logout?sid={sid}", headers={"Accept": accept}, body=b"")
+    answer = function_app.auth_frontchannel_logout(request)
+    return [answer.status_code, answer.headers["Content-Security-Policy"].rpartition("frame-ancestors ")[2]]
+
+accept = "*/*"
+results = [asked("mine")]  # storage is where nobody listens
+function_app.auth._app = None
+function_app.auth._builder = lambda settings: assemble(
+    settings, sessions_table=MemoryTable(), index_table=MemoryTable(), check_storage=lambda: None
+)
+app = function_app.auth.app()
+app.sessions.create(new_session(now=now(), issuer=ISSUER, sid="mine"), now=now())
+accept = "text/html"
+results += [asked("nobody"), asked("mine"), len(app.sessions.listing("a.t").rows)]
+heavy = [m for m in ("msal", "jwt", "requests", "urllib3", "jinja2", "azure.identity") if m in sys.modules]
+print(json.dumps([results, heavy]))
+"""
+    environ = {
+        "OIDC_AUTHORITY": "https://127.0.0.1:1/tenant/v2.0",
+        "CLIENT_ID": "client",
+        "CLIENT_SECRET": "secret",
+        "REDIRECT_URI": "https://app.example/auth/callback",
+        "TOKEN_STORE": "AccountName=a;AccountKey=a2V5;TableEndpoint=http://127.0.0.1:1/a",
+        "SEALING_KEYS": "k:" + base64.b64encode(os.urandom(32)).decode(),
+    }
+    command = [sys.executable, "-c", code, json.dumps(environ)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    results, heavy = json.loads(found.stdout)
+    framed = [200, "https://127.0.0.1:1"]
+    assert results == [[503, "'none'"], framed, framed, 0]
+    assert heavy == []

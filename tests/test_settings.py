@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import SettingsInvalid
-from shared.settings import load
+from shared.settings import StorageSettings, load
 
 KEY = base64.b64encode(os.urandom(32)).decode()
 GOOD = {
@@ -20,6 +20,7 @@ GOOD = {
     "TOKEN_STORE": "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=a2V5LW9mLXRoZS1hY2NvdW50;EndpointSuffix=core.windows.net",
     "SEALING_KEYS": f"k1:{KEY}",
 }
+A, COSMOS = "https://a.table.core.windows.net", "https://name.table.cosmos.azure.com:443/"
 
 
 def faults(**changes: str | None) -> tuple[str, ...]:
@@ -115,22 +116,52 @@ def test_secrets_are_in_no_repr() -> None:
         assert secret not in text
 
 
+@pytest.mark.parametrize("name", ["TOKEN_STORE", "AzureWebJobsStorage"])
 @pytest.mark.parametrize(
-    ("environ", "uri"),
+    ("parts", "storage"),
     [
-        ({"TOKEN_STORE__tableServiceUri": "https://a.table.core.windows.net"}, "https://a.table.core.windows.net"),
-        ({"TOKEN_STORE__accountName": "abc"}, "https://abc.table.core.windows.net"),
+        ({"tableServiceUri": A}, StorageSettings(table_service_uri=A)),
+        ({"tableServiceUri": A, "accountName": "abc"}, StorageSettings(table_service_uri=A)),
+        ({"accountName": "abc"}, StorageSettings(table_service_uri="https://abc.table.core.windows.net")),
+        ({"tableServiceUri": A, "clientId": "c"}, StorageSettings(table_service_uri=A, client_id="c")),
+        ({"tableServiceUri": A, "credential": "managedidentity"}, StorageSettings(table_service_uri=A, managed_identity=True)),
         (
-            {"AzureWebJobsStorage__accountName": "abc", "AzureWebJobsStorage__credential": "managedidentity"},
-            "https://abc.table.core.windows.net",
+            {"accountName": "abc", "credential": "managedidentity", "clientId": "c"},
+            StorageSettings(table_service_uri="https://abc.table.core.windows.net", managed_identity=True, client_id="c"),
         ),
+        ({"tableServiceUri": COSMOS}, StorageSettings(table_service_uri=COSMOS)),
+    ],
+    ids=str,
+)
+def test_storage_by_identity(name: str, parts: dict[str, str], storage: StorageSettings) -> None:
+    """The Functions connection convention, for our own setting and as the fallback: all parts are those of one name."""
+    environ = {k: v for k, v in GOOD.items() if k != "TOKEN_STORE"}
+    environ |= {f"{name}__{part}": value for part, value in parts.items()}
+    assert load(environ).storage == storage
+    if name == "TOKEN_STORE":
+        others = {"AzureWebJobsStorage__accountName": "other", "AzureWebJobsStorage__clientId": "other"}
+        assert load({**environ, **others}).storage == storage
+        assert load({**environ, "AzureWebJobsStorage": "UseDevelopmentStorage=true"}).storage == storage
+
+
+@pytest.mark.parametrize("credential", ["managed", "workloadidentity", "key"])
+def test_another_kind_of_credential_is_a_fault(credential: str) -> None:
+    """A misspelled one must not quietly mean another identity."""
+    environ = {"TOKEN_STORE": None, "TOKEN_STORE__accountName": "abc", "TOKEN_STORE__credential": credential}
+    assert faults(**environ) == ("TOKEN_STORE__credential must be managedidentity",)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"DefaultEndpointsProtocol=https;AccountName=name;AccountKey=a2V5;TableEndpoint={COSMOS};",
+        f"AccountName=name;AccountKey=a2V5;TableEndpoint={COSMOS}",
+        f"TableEndpoint={A};SharedAccessSignature=sv=2022-11-02&ss=t&srt=sco&sig=x%3D",
     ],
 )
-def test_storage_by_identity(environ: dict[str, str], uri: str) -> None:
-    """The Functions connection convention, for our own setting and as the fallback."""
-    settings = load({**{k: v for k, v in GOOD.items() if k != "TOKEN_STORE"}, **environ})
-    assert settings.storage.table_service_uri == uri
-    assert settings.storage.connection_string is None
+def test_a_connection_string_is_kept_as_it_is(value: str) -> None:
+    """Cosmos DB for Table's, whose endpoint says where it is, and a shared access signature's."""
+    assert load({**GOOD, "TOKEN_STORE": value}).storage == StorageSettings(connection_string=value)
 
 
 def test_the_functions_storage_is_the_fallback() -> None:

@@ -369,11 +369,6 @@ def test_a_chunked_callback_gets_411(app: App) -> None:
     assert "length_required" in page.text
 
 
-def test_a_form_over_64_kb_is_refused(app: App) -> None:
-    """Bounded before it is parsed."""
-    refused(post(UserAgent(), app, {"state": "A" * 22, "code": "x" * 70_000}), 413, "body_too_large")
-
-
 # -- the callback: is it true?
 
 
