@@ -127,8 +127,9 @@ class Front:
                         raise TypeError(f"a protected function has to return an HttpResponse, not {type(answer).__name__}")
                     found.append(answer)
 
-                answer = self._answer(function.__name__, request, lambda app: self._enter(app, request, wanted, call))
-                response = self._secured(answer, None)
+                with limits.within(limits.REQUEST):
+                    answer = self._answer(function.__name__, request, lambda app: self._enter(app, request, wanted, call))
+                    response = self._secured(answer, None)
                 return add_headers(found[0], response, _ALSO_THEIRS) if found else http_response(response)
 
             return shown_as(function, protected)  # type: ignore[no-any-return]

@@ -256,7 +256,7 @@ def test_only_one_logout_token_in_the_form_counts(back: App, provider: Provider)
     assert send(back, None, query=f"?{one.decode()}", body=b"").status == 400
     assert send(back, None, body=b'{"logout_token": "' + token.encode() + b'"}', media_type="application/json").status == 400
     assert send(back, None, query=f"?{one.decode()}", method="GET").status == 404
-    assert send(back, "x" * 1_000_000).status in (400, 413)
+    assert send(back, "x" * 1_000_000).status == 400
     assert send(back, None, body=b"").status == 400
     assert send(back, "a.b.c").status == 400
     assert person.signed_in() == [True]

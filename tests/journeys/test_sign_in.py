@@ -548,10 +548,10 @@ def test_every_cookie_survives_the_host_byte_for_byte(app: App) -> None:
     value, _, attributes = rest.partition("; ")
     cookie = SessionCookie.decode(value)
     assert cookie is not None
-    assert (name, cookie.encode(), attributes) == ("session", value, "domain=; path=/; samesite=lax; httponly")
+    assert (name, cookie.encode(), attributes) == ("session", value, "domain=; path=/; secure; samesite=lax; httponly")
     assert cleared.partition("; ")[2] == "max-age=0; domain=; path=/auth; secure; samesite=none; httponly"
     page = agent.request("POST", f"{app.url}/auth/logout", initiator=f"{app.url}/", form={})
     assert page.set_cookies == [
-        "session=; max-age=0; domain=; path=/; samesite=lax; httponly",
+        "session=; max-age=0; domain=; path=/; secure; samesite=lax; httponly",
         f"{unfinished}=; max-age=0; domain=; path=/auth; secure; samesite=none; httponly",
     ]
