@@ -83,6 +83,26 @@ def test_a_callback_with_back_channel_is_seven(stack: Stack, proxy: StorageProxy
     assert proxy.counts() == {"upsert index": 3, "list sessions": 1, "read index": 2, "transaction sessions": 1}
 
 
+def test_what_else_a_guest_and_a_revocation_cost(stack: Stack, proxy: StorageProxy) -> None:
+    """A guest: the ``oid:`` row and a look at the mark of that name; a revocation: a point read for each session that goes."""
+    app = stack.start_app({"TOKEN_STORE": proxy.connection_string})
+    UserAgent().sign_in(app.url, "warm")
+    stack.provider.user(
+        "counted-guest", uid="11111111-aaaa-4bbb-8ccc-000000000001", utid="99999999-2222-4333-8444-555555555555"
+    )
+    agent = UserAgent()
+    signed_in = counted(proxy, lambda: agent.sign_in(app.url, "counted-guest", return_to="/auth/logged-out-not"))
+    assert signed_in == {"upsert index": 3, "list sessions": 1, "read sessions": 1, "transaction sessions": 1}
+    stack.provider.switch(revocation_endpoint=True)
+    app = stack.start_app({"TOKEN_STORE": proxy.connection_string})
+    agents = [UserAgent() for _ in range(2)]
+    for agent in agents:
+        agent.sign_in(app.url, "counted-revoked")
+    leave = lambda: agents[0].request("POST", f"{app.url}/auth/logout", initiator=f"{app.url}/", form={})  # noqa: E731
+    own = {"list sessions": 1, "read sessions": 2, "transaction sessions": 1, "upsert index": 1, "delete index": 4}
+    assert counted(proxy, leave) == own
+
+
 def test_ten_thousand_guesses_are_ten_thousand_reads(stack: Stack, proxy: StorageProxy) -> None:
     """A guess at front-channel costs one index read and writes nothing (shown with 300, in parallel connections of 50)."""
     app = stack.start_app({"TOKEN_STORE": proxy.connection_string})
