@@ -110,7 +110,10 @@ def test_no_fault_at_any_step_loses(scope: str, pair: tuple[str, str]) -> None:
     assert story(pair, retry=True, setting=setting).prove(faults=1).schedules > 1_000
 
 
-@pytest.mark.parametrize("other", ["sign-in", "use two", "logout two", "refresh two", "another sweep"])
+SWEPT = ["sign-in", "use two", "logout two", "refresh two", "another sweep"]
+
+
+@pytest.mark.parametrize("other", SWEPT)
 def test_no_order_with_a_sweep_loses(other: str) -> None:
     """The sweep takes what expired and nothing else, whoever acts meanwhile."""
     for room in (evening, dusk):
