@@ -65,7 +65,8 @@ class Sweep:
                 if became == "later":
                     return False
                 if became == "gone":
-                    self._index.forget((key, due.key) for key in due.index_keys if key != due.hour)
+                    # Not forgotten: nothing else leads to those that could not be removed.
+                    self._index.remove((key, due.key) for key in due.index_keys if key != due.hour)
                     self._sessions.sweep_account(due.account, now=now)
             case "tombstone":
                 self._sessions.sweep_tombstone(due.account, due.session_id)
