@@ -521,7 +521,7 @@ class Sessions:
         except RowChanged:
             return False
         except RowMissing:
-            return True
+            log.info("it is gone already, perhaps it was us and the answer was lost")
         rows = [(key, session.id) for key in session.index_keys]
         self._clean_up_rows(session.account, rows, now=now)
         return True
