@@ -170,13 +170,21 @@ class Index:
         ]
 
     def forget(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Deletes rows (partition, key) in parallel, ``exp:`` rows last.  A failure is logged: the sweep will find them."""
-        wanted = list(rows)
+        """``remove`` for those who have done their work: a failure is logged, the sweep will find what is left."""
         try:
-            for last in (False, True):
-                self._parallel([self._deletion(p, k) for p, k in wanted if p.startswith("exp:") is last])
+            self.remove(rows)
         except StorageUnavailable as error:
             log.warning("index rows are left for the sweep: %s", error)
+
+    def remove(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Deletes rows (partition, key) in parallel, ``exp:`` rows last.
+
+        Raises:
+            StorageUnavailable: some are left, and the ``exp:`` rows that lead to them.
+        """
+        wanted = list(rows)
+        for last in (False, True):
+            self._parallel([self._deletion(p, k) for p, k in wanted if p.startswith("exp:") is last])
 
     def _deletion(self, partition: str, key: str) -> Callable[[], object]:
         def delete() -> None:

@@ -563,7 +563,7 @@ class Sessions:
         except RowChanged:
             return False
         except RowMissing:
-            return True
+            log.info("it is gone already, perhaps it was us and the answer was lost")
         rows = [(key, session.id) for key in session.index_keys]
         self._clean_up_rows(session.account, rows, now=now)
         return True
@@ -611,7 +611,8 @@ class Sessions:
             except Conflict:
                 return "stays"
             index_keys |= set(keys_of(row))
-        self._index.forget((key, due.session_id) for key in sorted(index_keys - {due.hour}))
+        # Not forgotten: nothing but the row that is due leads to those that could not be removed.
+        self._index.remove((key, due.session_id) for key in sorted(index_keys - {due.hour}))
         return "gone"
 
     def _refile(self, row: Row, filed_under: str) -> Literal["filed", "stays"]:

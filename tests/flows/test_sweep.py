@@ -14,7 +14,7 @@ from shared.store.index import Due, end_key, jti_key, sid_key
 from shared.store.memory_table import MemoryTable
 from shared.store.rows import CACHE_LIMIT
 from shared.store.table import Merge, Operation
-from tests.support.small_store import NEW, OLD, START, Store
+from tests.support.small_store import NEW, OLD, START, Store, nothing, raising
 
 
 def test_an_expired_session_goes_with_all_that_points_to_it() -> None:
@@ -189,6 +189,18 @@ def test_a_sweep_stops_in_time_and_the_next_goes_on() -> None:
     assert store.rows() == before
     store.sweep.run(START + timedelta(hours=3))
     assert store.empty()
+
+
+def test_an_index_row_that_stays_keeps_the_row_that_leads_to_it() -> None:
+    """The session is gone, what points to it could not be deleted: nothing else would ever find it."""
+    down = raising(StorageUnavailable("down"))
+    for acts in ([down, nothing, down], [nothing, down, nothing, down]):  # each is tried when its session goes, and once more
+        store = Store()
+        row, _ = store.sign_in()
+        store.meddled(before=acts, index=True).sweep.run(START + timedelta(hours=3))
+        assert row.index_keys[0] in store.rows()[1]
+        store.sweep.run(START + timedelta(hours=3, minutes=15))
+        assert store.empty()
 
 
 def test_storage_that_fails_leaves_work_for_the_next_sweep(caplog: pytest.LogCaptureFixture) -> None:

@@ -833,6 +833,14 @@ def test_a_dead_refresh_token_ends_its_session_unless_there_are_newer_tokens() -
     assert store.sessions.end_if_unchanged(found, now=START)
 
 
+def test_a_dead_refresh_tokens_deletion_whose_answer_was_lost_leaves_no_index_rows() -> None:
+    """Repeated, it finds no row: perhaps it was us, so what pointed there goes as well."""
+    store = Store()
+    row, _ = leased(store, sid="i")
+    assert store.meddled(after=[raising(RowMissing(row.id))]).sessions.end_if_unchanged(row, now=START)
+    assert sessions_of(store) == store.keys("sid:") == []
+
+
 # -- sweeping
 
 
