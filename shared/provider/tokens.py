@@ -48,6 +48,8 @@ def id_token(token: Verified, *, metadata: ProviderMetadata, client_id: str, non
     """
     claims = token.claims
     issuer = _issuer(token, metadata)
+    if TENANT in metadata.issuer and _optional(claims, "tid") is None:
+        raise TokenInvalid("tid: missing")
     if len(_audience(claims, client_id)) > 1 and claims.get("azp") is None:
         raise TokenInvalid("azp: missing though there are several audiences")
     _expires(claims, now)
@@ -109,8 +111,6 @@ def _issuer(token: Verified, metadata: ProviderMetadata) -> str:
     tid = _optional(token.claims, "tid")
     if TENANT in metadata.issuer and tid is not None and iss != metadata.issuer.replace(TENANT, tid):
         raise TokenInvalid("iss: names another tenant than tid")
-    if TENANT in metadata.issuer and tid is None and "events" not in token.claims:
-        raise TokenInvalid("tid: missing")
     if token.key_issuer is not None and not _fits(iss, token.key_issuer):
         raise TokenInvalid("kid: a key of another issuer")
     return iss

@@ -142,6 +142,7 @@ TEMPLATE = "https://login.example/{tenantid}/v2.0"
         ({}, "https://login.example/v2.0", False),
         ({"tid": OTHER}, None, False),
         ({"tid": ...}, None, False),
+        ({"tid": ..., "events": {}}, None, False),
         ({"iss": TEMPLATE}, None, False),
         ({"iss": TEMPLATE, "tid": "{tenantid}"}, None, False),
         ({"iss": "https://login.example/x/v2.0", "tid": "x"}, None, False),
