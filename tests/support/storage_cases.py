@@ -20,7 +20,7 @@ from azure.data.tables import TableServiceClient, UpdateMode
 
 from shared import limits
 from shared.app import App as Built
-from shared.store.index import end_key, oid_key, sub_key
+from shared.store.index import SUB_WITHOUT_SID, end_key, oid_key, sub_key
 from shared.store.rows import Identity, account_key, hashed_account_key, oid_account, secret_hash
 from shared.store.sessions import NewSession
 from shared.web.cookies import SessionCookie
@@ -96,7 +96,7 @@ class Person:
         self.account = account_key(f"{self.user['uid']}.{self.user['utid']}", issuer, self.user["sub"])
         watch.know(self.account, oid_account(self.user["oid"], self.user["tid"]), hashed_account_key(issuer, self.user["sub"]))
         watch.know(sub_key(issuer, self.user["sub"]), end_key(issuer, "sub", self.user["sub"]))
-        watch.know(oid_key(self.user["tid"], self.user["oid"]))
+        watch.know(end_key(issuer, SUB_WITHOUT_SID, self.user["sub"]), oid_key(self.user["tid"], self.user["oid"]))
 
     def answer(self, agent: UserAgent) -> dict[str, str]:
         """Signs in at the provider, which knows nobody in this browser any more, and keeps its answer."""
@@ -138,7 +138,7 @@ class Person:
                 cache=b"",
                 session_state=None,
                 backchannel=True,
-                had=None,
+                had=(),
             ),
             now=now,
         )
