@@ -95,8 +95,9 @@ class Person:
         issuer = world.provider.issuer
         self.account = account_key(f"{self.user['uid']}.{self.user['utid']}", issuer, self.user["sub"])
         watch.know(self.account, oid_account(self.user["oid"], self.user["tid"]), hashed_account_key(issuer, self.user["sub"]))
-        watch.know(sub_key(issuer, self.user["sub"]), end_key(issuer, "sub", self.user["sub"]))
-        watch.know(end_key(issuer, SUB_WITHOUT_SID, self.user["sub"]), oid_key(self.user["tid"], self.user["oid"]))
+        watch.know(sub_key(issuer, self.user["sub"]))
+        watch.know(*(end_key(issuer, name, self.user["sub"]) for name in ("sub", SUB_WITHOUT_SID)))
+        watch.know(oid_key(self.user["tid"], self.user["oid"]))
 
     def answer(self, agent: UserAgent) -> dict[str, str]:
         """Signs in at the provider, which knows nobody in this browser any more, and keeps its answer."""
