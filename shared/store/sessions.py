@@ -635,7 +635,7 @@ class Sessions:
                 self._table.write(account, Delete(key=session_id, etag=row.etag))
 
     def sweep_account(self, account: str, *, now: datetime) -> None:
-        """Removes the account row where no session is left and no sign-in older than the last sign-out can come back.
+        """Removes the account row where no session is left and nobody looks for its last mark any more.
 
         Read first, list then: a sign-in after the reading changes the row, and the deletion under its ETag fails.
         """
@@ -644,10 +644,9 @@ class Sessions:
             return
         if any(other.key != ACCOUNT_ROW for other in self._table.list(account, columns=("App",))):
             return  # that row's own ``exp:`` row leads here again
-        # ``MarkedAt``: a sign-in whose answer was lost looks for its mark, and would insert its session again without it.
-        names = [name for name in row.values if name == "MarkedAt" or name.startswith("EndedAt")]
-        times = [value for name in names if isinstance(value := row.values[name], datetime)]
-        if any(time > now - KEEP_ENDED for time in times):
+        # A sign-in may look for ``EndedAt``; and one whose answer was lost for its mark, or it inserts its session again.
+        marked_at = row.values.get("MarkedAt")
+        if isinstance(marked_at, datetime) and marked_at > now - KEEP_ENDED:
             self._file_account(account, now=now)
             return
         with contextlib.suppress(Conflict):

@@ -1,5 +1,6 @@
 """The provider's sign-outs and the administrator's: whom they end, whom they spare, and what they refuse."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -347,9 +348,9 @@ def test_guids_are_taken_in_any_case_and_nothing_else_is() -> None:
         guest = app.browser("guest.home", oid=oid.upper(), tid=tid.upper())
         assert app.channels.administrator(wish, START) == {"ended": 1}
         assert not app.lives(guest)
-    for wish in ({"account": oid.upper()}, {"sub": oid.upper()}):
+    for wish, account in itertools.product(({"account": oid.upper()}, {"sub": oid.upper()}), (oid, oid.upper())):
         app = SmallApp()
-        one = app.browser(oid.upper())
+        one = app.browser(account)
         assert app.channels.administrator(wish, START) == {"ended": 1}
         assert not app.lives(one)
 

@@ -40,7 +40,7 @@ def test_a_session_that_slid_is_filed_anew_and_lives() -> None:
     row = store.sessions.read(claim)
     assert row is not None
     slid = store.sessions.slide(row, now=START + timedelta(minutes=55))
-    store.sweep.run(START + timedelta(minutes=105))
+    assert store.sweep.run(START + timedelta(minutes=106)) == 1
     found = store.sessions.read(claim)
     assert found is not None
     assert found.idle_expires_at == slid.idle_expires_at
@@ -269,6 +269,27 @@ def test_rows_of_one_hour_are_swept_at_once() -> None:
     assert store.empty()
     assert sum(calls[::2]) == rows
     assert all(count <= 3 for count in calls[1::2])
+
+
+def test_an_account_row_that_could_not_be_swept_keeps_what_leads_to_it() -> None:
+    """Nothing else does, where the session is gone already."""
+    store = Store()
+    store.sign_in("a.t")
+    store.sign_in("b.t")
+    whole = store.sessions.sweep_account
+
+    def sweep_account(account: str, **kwargs: Any) -> None:
+        if account == "a.t":
+            raise StorageUnavailable("down")
+        whole(account, **kwargs)
+
+    store.sessions.sweep_account = sweep_account  # type: ignore[method-assign]
+    assert store.sweep.run(START + timedelta(hours=3)) == 1
+    assert store.rows()[0] == ["!"]
+    assert [partition[:4] for partition in store.rows()[1]] == ["exp:"]
+    store.sessions.sweep_account = whole  # type: ignore[method-assign]
+    assert store.sweep.run(START + timedelta(hours=3)) == 1
+    assert store.empty()
 
 
 def test_a_sweep_with_nothing_to_do_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
